@@ -6,3 +6,4 @@ pub mod fault;
 pub mod l4;
 pub mod l7;
 pub mod telemetry;
+pub mod upstream;

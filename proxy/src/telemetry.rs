@@ -99,19 +99,16 @@ impl Telemetry {
     }
 
     /// Resolves a counter. Once for a label set, not for a request.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&self.key(name, labels), &META)
     }
 
     /// Resolves a gauge. Once for a label set, not for a request.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
         self.recorder.register_gauge(&self.key(name, labels), &META)
     }
 
     /// Resolves a histogram. Once for a label set, not for a request.
-    #[must_use]
     pub fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
         self.recorder.register_histogram(&self.key(name, labels), &META)
     }
