@@ -1,3 +1,4 @@
 //! skeleton
 
 pub mod normal;
+pub mod routing;
