@@ -1,4 +1,5 @@
 //! skeleton
 
+pub mod authz;
 pub mod normal;
 pub mod routing;
