@@ -5,5 +5,7 @@ pub mod discovery;
 pub mod fault;
 pub mod l4;
 pub mod l7;
+pub mod normal;
+pub mod routing;
 pub mod telemetry;
 pub mod upstream;
