@@ -1,5 +1,6 @@
 //! skeleton
 
 pub mod authz;
+pub mod balance;
 pub mod normal;
 pub mod routing;
