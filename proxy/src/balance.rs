@@ -76,14 +76,14 @@ pub enum Outcome {
 
 /// An endpoint that was chosen; counts as a request in flight until it is dropped or finished.
 ///
-/// Dropping it is [`Outcome::Cancelled`]: an endpoint that lets every caller wait until it gives up still becomes
+/// Dropping it unrecorded is [`Outcome::Cancelled`]: an endpoint that lets every caller wait until it gives up still becomes
 /// expensive.
 #[derive(Debug)]
 pub struct Pick<T> {
     node: Rc<Node<T>>,
     started: Instant,
     shared: Rc<Shared>,
-    done: bool,
+    recorded: bool,
 }
 
 impl<T> Balancer<T> {
@@ -155,7 +155,7 @@ impl<T> Balancer<T> {
             _ => first,
         };
         chosen.node.begin(now);
-        Some(Pick { node: Rc::clone(&chosen.node), started: now, shared: Rc::clone(&self.shared), done: false })
+        Some(Pick { node: Rc::clone(&chosen.node), started: now, shared: Rc::clone(&self.shared), recorded: false })
     }
 
     /// A random endpoint that is allowed, not avoided, and not `other`; `None` where a few draws gave none.
@@ -236,18 +236,13 @@ impl<T> Pick<T> {
         &self.node
     }
 
-    /// The request ended at `now`.
-    pub fn finish(mut self, outcome: Outcome, now: Instant) {
+    /// Tells how the endpoint did, at `now`: when the head of the response is there, or a failure is. It stays in flight
+    /// until it is dropped, so that a long stream counts as load and not as latency. Only the first call counts.
+    pub fn record(&mut self, outcome: Outcome, now: Instant) {
         self.shared.tick(now);
-        self.end(outcome, now);
-    }
-
-    fn end(&mut self, outcome: Outcome, now: Instant) {
-        if self.done {
+        if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        self.done = true;
-        self.node.end();
         let latency: Duration = now.saturating_duration_since(self.started);
         match outcome {
             Outcome::Answered => self.node.answered(latency, now),
@@ -259,11 +254,16 @@ impl<T> Pick<T> {
             self.shared.none_before.set(None);
         }
     }
+
+    /// Records and ends the request.
+    pub fn finish(mut self, outcome: Outcome, now: Instant) {
+        self.record(outcome, now);
+    }
 }
 
 impl<T> Drop for Pick<T> {
     fn drop(&mut self) {
-        let now = self.shared.clock.get();
-        self.end(Outcome::Cancelled, now);
+        self.record(Outcome::Cancelled, self.shared.clock.get());
+        self.node.end();
     }
 }

@@ -147,6 +147,21 @@ fn waiting_in_vain_makes_expensive() {
 }
 
 #[test]
+fn streams_are_load_and_not_latency() {
+    let now = Instant::now();
+    let balancer = balancer(&of(&[1]), now);
+    let mut pick = balancer.pick(now).unwrap();
+    pick.record(Outcome::Answered, now + ms(10));
+    pick.record(Outcome::Failed, now + ms(20));
+    let node = Rc::clone(pick.node());
+    assert_eq!((node.in_flight(), node.latency(now + ms(10))), (1, Some(ms(10))));
+    balancer.pick(now + Duration::from_secs(3600)).unwrap().finish(Outcome::Cancelled, now + Duration::from_secs(3600));
+    drop(pick);
+    assert_eq!(node.in_flight(), 0);
+    assert!(node.latency(now + Duration::from_secs(3600)).is_none_or(|latency| latency < ms(10)));
+}
+
+#[test]
 fn h12_endpoints_that_cannot_be_reached_are_probed_with_growing_waits() {
     let start = Instant::now();
     let mut now = start;
