@@ -2,6 +2,8 @@
 
 pub mod authz;
 pub mod balance;
+pub mod budget;
 pub mod detect;
 pub mod normal;
 pub mod routing;
+pub mod trace;
