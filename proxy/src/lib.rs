@@ -2,6 +2,7 @@
 
 pub mod authz;
 pub mod balance;
+pub mod budget;
 pub mod carry;
 pub mod config;
 pub mod detect;
