@@ -60,8 +60,6 @@ pub struct Inbound {
 /// One accepted connection.
 #[derive(Clone)]
 pub(crate) struct Arrival {
-    /// Port on which it was reached.
-    pub(crate) port: u16,
     /// Address of the caller's socket.
     pub(crate) peer: SocketAddr,
     /// From the handshake, and nowhere else.
@@ -91,6 +89,12 @@ impl Inbound {
         }))
     }
 
+    /// The worker it belongs to.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
     /// Carries one connection that came for `port` to the application at `app`.
     pub async fn serve(self: Rc<Self>, mut stream: Stream, peer: SocketAddr, port: u16, app: SocketAddr) {
         let _open = sniff::Open::count(&self.worker, Direction::Inbound);
@@ -98,7 +102,7 @@ impl Inbound {
             self.refuse(&stream, &Fault::new(Code::Denied, "the policy of this workload is not known yet"));
             return;
         };
-        let arrival = Arrival { port, peer, identity: None };
+        let arrival = Arrival { peer, identity: None };
         let app = self.app(app);
         let seen = if state.protocol() == Protocol::Opaque && !state.is_strict() {
             sniff::either_side(&mut stream, false, tcp::dial(Rc::clone(&app))).await

@@ -1,5 +1,7 @@
 //! The sidecar proxy of the mesh.
 
+pub mod admin;
+pub mod app;
 pub mod authz;
 pub mod balance;
 pub mod budget;

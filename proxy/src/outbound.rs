@@ -39,6 +39,12 @@ impl Outbound {
         Rc::new(Self { worker: Rc::clone(worker), destinations: RefCell::default() })
     }
 
+    /// The worker it belongs to.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
     /// Carries one connection of the application to `target`. `original` is where it meant to go, where it was
     /// redirected: what nobody knows goes there, as it would have without the proxy.
     pub async fn serve(self: Rc<Self>, stream: Stream, target: Target, original: Option<SocketAddr>) {
