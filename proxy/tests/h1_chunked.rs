@@ -1,5 +1,7 @@
 //! The catalogue of hostile framing, second half: what a body may do (A21 to A34, A48).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 #[path = "support/h1.rs"]
 mod support;
 
@@ -74,7 +76,11 @@ fn a22_a_line_feed_in_an_extension_is_refused() {
 
 #[test]
 fn a23_a_carriage_return_in_an_extension_is_refused() {
-    refused(["1;a\r\rb\r\nZ\r\n0\r\n\r\n", "5\r\r;ABCD\r\n0\r\n\r\n", "1;\r;\r\nZ\r\n0\r\n\r\n"], 400, Reason::ChunkExtension);
+    refused(
+        ["1;a\r\rb\r\nZ\r\n0\r\n\r\n", "5\r\r;ABCD\r\n0\r\n\r\n", "1;\r;\r\nZ\r\n0\r\n\r\n"],
+        400,
+        Reason::ChunkExtension,
+    );
 }
 
 #[test]
@@ -159,7 +165,8 @@ fn a32_a_body_that_ends_early_aborts_the_upstream() {
 
 #[test]
 fn a33_trailers_that_frame_or_route_are_dropped() {
-    let evil = "Content-Length: 50\r\nTransfer-Encoding: x\r\nHost: evil\r\nX-Sum: 1\r\nAuthorization: x\r\nConnection: close";
+    let evil =
+        "Content-Length: 50\r\nTransfer-Encoding: x\r\nHost: evil\r\nX-Sum: 1\r\nAuthorization: x\r\nConnection: close";
     run(async {
         let t = Fixture::start().await;
         // Without `TE: trailers` none goes on.

@@ -2,6 +2,8 @@
 //!
 //! Each case goes raw through the server and client half to a recording upstream: it sees nothing, or the normal form.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 #[path = "support/h1.rs"]
 mod support;
 
@@ -106,11 +108,16 @@ fn a11_upper_case_chunked_is_normalised() {
         let t = Fixture::start().await;
         let mut client = t.client().await;
         client.send(&raw.as_bytes()[..raw.len() - 8]).await;
-        t.recorder.until(|conns| conns.iter().any(|conn| conn.bytes.ends_with(b"a\r\n") || !conn.bytes.is_empty())).await;
+        t.recorder
+            .until(|conns| conns.iter().any(|conn| conn.bytes.ends_with(b"a\r\n") || !conn.bytes.is_empty()))
+            .await;
         client.send(&raw.as_bytes()[raw.len() - 8..]).await;
         assert_eq!(client.reply("POST").await.unwrap().status, 200);
         let seen = t.recorder.all();
-        assert!(seen.starts_with("POST /p HTTP/1.1\r\nhost: app.ns.svc\r\ntransfer-encoding: chunked\r\n\r\n"), "{seen}");
+        assert!(
+            seen.starts_with("POST /p HTTP/1.1\r\nhost: app.ns.svc\r\ntransfer-encoding: chunked\r\n\r\n"),
+            "{seen}"
+        );
         assert!(!seen.contains("CHUNKED"));
         t.good_on(&mut client).await;
     });
@@ -129,7 +136,9 @@ fn a13_http10_without_length_has_no_body() {
         for fields in ["", "Connection: keep-alive\r\n"] {
             let before = t.recorder.all().len();
             let mut client = t.client().await;
-            client.send(format!("POST /old HTTP/1.0\r\n{H}{fields}\r\nGET /admin/x HTTP/1.1\r\n{H}\r\n").as_bytes()).await;
+            client
+                .send(format!("POST /old HTTP/1.0\r\n{H}{fields}\r\nGET /admin/x HTTP/1.1\r\n{H}\r\n").as_bytes())
+                .await;
             let reply = client.reply("POST").await.unwrap();
             assert_eq!(reply.status, 200);
             client.closed().await;
@@ -217,7 +226,11 @@ fn a38_folded_lines_are_refused() {
 
 #[test]
 fn a39_an_indented_first_line_is_refused() {
-    refused(["GET / HTTP/1.1\r\n Host: a\r\n\r\n", "GET / HTTP/1.1\r\n\tHost: a\r\nHost: b\r\n\r\n"], 400, Reason::ObsFold);
+    refused(
+        ["GET / HTTP/1.1\r\n Host: a\r\n\r\n", "GET / HTTP/1.1\r\n\tHost: a\r\nHost: b\r\n\r\n"],
+        400,
+        Reason::ObsFold,
+    );
 }
 
 #[test]
@@ -232,7 +245,10 @@ fn a40_bad_field_names_are_refused() {
 #[test]
 fn a41_underscore_twins_of_framing_fields_are_dropped() {
     forwarded(
-        &post("content_length: 5\r\nTransfer_Encoding: chunked\r\nKeep_Alive: 1\r\nx_other: 1\r\nContent-Length: 2", "ab"),
+        &post(
+            "content_length: 5\r\nTransfer_Encoding: chunked\r\nKeep_Alive: 1\r\nx_other: 1\r\nContent-Length: 2",
+            "ab",
+        ),
         "POST / HTTP/1.1\r\nhost: app.ns.svc\r\nx_other: 1\r\ncontent-length: 2\r\n\r\nab",
     );
     forwarded(&post("content_length: 5", ""), "POST / HTTP/1.1\r\nhost: app.ns.svc\r\ncontent-length: 0\r\n\r\n");
@@ -242,7 +258,11 @@ fn a41_underscore_twins_of_framing_fields_are_dropped() {
 fn a42_other_versions_are_refused() {
     let line = |version: &str| format!("GET / {version}\r\n{H}\r\n");
     refused(["HTTP/1.9", "HTTP/2.0", "HTTP/0.9", "HTTP/3.0"].map(line), 505, Reason::UnsupportedVersion);
-    refused(["http/1.1", "HTTP/1.01", "HTTP/4294967295.255", "HTTP/1.1 ", "HTTP/a.b", "ICAP/1.1"].map(line), 400, Reason::Version);
+    refused(
+        ["http/1.1", "HTTP/1.01", "HTTP/4294967295.255", "HTTP/1.1 ", "HTTP/a.b", "ICAP/1.1"].map(line),
+        400,
+        Reason::Version,
+    );
     refused(["GET /\r\n\r\n", "GET / \r\n\r\n", "GET\r\n\r\n"], 400, Reason::RequestLine);
     refused([line("HTTP/\r\r1.1")], 400, Reason::Version);
 }
@@ -250,7 +270,8 @@ fn a42_other_versions_are_refused() {
 #[test]
 fn a43_bad_targets_are_refused() {
     let line = |target: &str| format!("GET {target} HTTP/1.1\r\n{H}\r\n").into_bytes();
-    let mut raws = ["/a b", "/\u{1}", "!", " /", "/ ", "/\t", "a", "*", "/a#b", "/\\", "http:/x", "/\0"].map(line).to_vec();
+    let mut raws =
+        ["/a b", "/\u{1}", "!", " /", "/ ", "/\t", "a", "*", "/a#b", "/\\", "http:/x", "/\0"].map(line).to_vec();
     raws.push(line("/@").into_iter().map(|b| if b == b'@' { 0xff } else { b }).collect());
     refused(raws, 400, Reason::Target);
     refused([format!("GET\t/\tHTTP/1.1\r\n{H}\r\n")], 400, Reason::RequestLine);
@@ -300,8 +321,10 @@ fn a47_the_body_of_a_denied_request_is_never_a_request() {
         let smuggled = format!("GET /public/x HTTP/1.1\r\n{H}\r\n");
         for (length, chunked) in [(smuggled.len(), false), (smuggled.len(), true), (1 << 20, false)] {
             let mut client = t.client().await;
-            let fields = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
-            let body = if chunked { format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()) } else { smuggled.clone() };
+            let fields =
+                if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
+            let body =
+                if chunked { format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()) } else { smuggled.clone() };
             client.send(format!("GET /admin/x HTTP/1.1\r\n{H}{fields}\r\n\r\n").as_bytes()).await;
             let denied = client.reply("GET").await.unwrap();
             assert_eq!(denied.status, 403);
@@ -353,7 +376,10 @@ fn c01_to_c03_hosts_that_are_not_one_host_are_refused() {
 #[test]
 fn c04_the_authority_of_the_target_replaces_host() {
     forwarded("GET http://b.ns/x?y HTTP/1.1\r\nHost: a\r\n\r\n", "GET /x?y HTTP/1.1\r\nhost: b.ns\r\n\r\n");
-    forwarded("GET http://b.ns:81 HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", "GET / HTTP/1.1\r\nhost: b.ns:81\r\nx: y\r\n\r\n");
+    forwarded(
+        "GET http://b.ns:81 HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: b.ns:81\r\nx: y\r\n\r\n",
+    );
     forwarded("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n");
     let raw = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
     refused(["http://u@b/", "http:///", "http://a,b/"].map(raw), 400, Reason::HostInvalid);

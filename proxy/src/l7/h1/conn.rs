@@ -74,6 +74,8 @@ pub(super) struct Core {
     pub(super) failure: Option<BodyError>,
     /// Counts messages: a body of an earlier one reads nothing.
     pub(super) generation: u32,
+    /// Nobody will read the current body any more (server half).
+    pub(super) abandoned: bool,
     /// The peer waits for `100 Continue` before it sends the body (server half).
     pub(super) continue_pending: bool,
     /// The head of the final response has been queued (server half).
@@ -110,6 +112,7 @@ impl ConnCell {
             waited: Duration::ZERO,
             failure: None,
             generation: 0,
+            abandoned: false,
             continue_pending: false,
             answered: false,
             upload: Upload::Done,
@@ -146,6 +149,7 @@ impl Core {
         self.received = 0;
         self.waited = Duration::ZERO;
         self.failure = None;
+        self.abandoned = false;
         self.reader = None;
         self.read_timer.stop();
     }

@@ -70,7 +70,9 @@ fn upgrades_are_asked_properly_and_never_lead_to_http2() {
     let asks = "Connection: keep-alive, Upgrade\r\n";
     assert_eq!(upgrade(&format!("{asks}Upgrade: websocket\r\n")).as_deref(), Some("websocket"));
     assert_eq!(upgrade(&format!("{asks}Upgrade: h2c, a/1\r\nUpgrade: b\r\n")).as_deref(), Some("a/1, b"));
-    for none in ["Upgrade: h2c\r\nHTTP2-Settings: x\r\n", "Upgrade: H2C\r\n", "Upgrade: HTTP/2.0\r\n", "Upgrade:\r\n", ""] {
+    for none in
+        ["Upgrade: h2c\r\nHTTP2-Settings: x\r\n", "Upgrade: H2C\r\n", "Upgrade: HTTP/2.0\r\n", "Upgrade:\r\n", ""]
+    {
         assert_eq!(upgrade(&format!("{asks}{none}")), None, "{none:?}");
     }
     assert_eq!(upgrade("Upgrade: websocket\r\n"), None, "without the connection option");
@@ -84,11 +86,20 @@ fn connect_has_one_form_and_no_body() {
     let head = request("CONNECT h:1 HTTP/1.1\r\nHost: other\r\n\r\n").unwrap().unwrap();
     assert!(head.framing.upgrade);
     assert_eq!(head.headers["host"], "h:1");
-    for line in ["CONNECT / HTTP/1.1", "CONNECT http://t/ HTTP/1.1", "CONNECT * HTTP/1.1", "CONNECT h HTTP/1.1", "CONNECT h:1 HTTP/1.0"] {
+    for line in [
+        "CONNECT / HTTP/1.1",
+        "CONNECT http://t/ HTTP/1.1",
+        "CONNECT * HTTP/1.1",
+        "CONNECT h HTTP/1.1",
+        "CONNECT h:1 HTTP/1.0",
+    ] {
         assert_eq!(request(&format!("{line}\r\nHost: h\r\n\r\n")).unwrap_err(), Reason::Connect, "{line}");
     }
     for field in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
-        assert_eq!(request(&format!("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n")).unwrap_err(), Reason::Connect);
+        assert_eq!(
+            request(&format!("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n")).unwrap_err(),
+            Reason::Connect
+        );
     }
 }
 
@@ -97,7 +108,21 @@ fn status_lines_are_strict() {
     for ok in ["HTTP/1.1 200 OK", "HTTP/1.0 404", "HTTP/1.1 599 ", "HTTP/1.1 200 a\tb \u{e9}", "HTTP/1.1 100 x"] {
         assert!(response(&format!("{ok}\r\n\r\n")).unwrap().is_some(), "{ok}");
     }
-    for bad in ["HTTP/1.1 99 x", "HTTP/1.1 000 x", "HTTP/1.1 600 x", "HTTP/1.1 2000", "HTTP/1.1 20", "HTTP/1.1  200 OK", "HTTP/1.1 200OK", "HTTP/1.1 +20 x", "HTTP/1.1 200 a\0", "HTTP/1.1\t200 OK", " HTTP/1.1 200 OK", "ICY 200 OK", "HTTP/1.1 200\r\rX"] {
+    for bad in [
+        "HTTP/1.1 99 x",
+        "HTTP/1.1 000 x",
+        "HTTP/1.1 600 x",
+        "HTTP/1.1 2000",
+        "HTTP/1.1 20",
+        "HTTP/1.1  200 OK",
+        "HTTP/1.1 200OK",
+        "HTTP/1.1 +20 x",
+        "HTTP/1.1 200 a\0",
+        "HTTP/1.1\t200 OK",
+        " HTTP/1.1 200 OK",
+        "ICY 200 OK",
+        "HTTP/1.1 200\r\rX",
+    ] {
         assert!(response(&format!("{bad}\r\n\r\n")).is_err(), "{bad:?}");
     }
     assert_eq!(response("HTTP/2.0 200 OK\r\n\r\n").unwrap_err(), Reason::UnsupportedVersion);

@@ -202,14 +202,16 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             self.drain.done || self.drain.poll_fired(&mut cx).is_ready()
         };
         let core = self.conn.state();
-        let unread = !core.body.is_received();
+        // A body that is still being read may well end; one that nobody reads is worth only so many bytes.
+        let hopeless =
+            core.continue_pending || (core.abandoned && core.body.size_hint().lower() > self.config.drain_max);
         draining
             || !asked.framing.keep_alive
             || asked.method == Method::CONNECT
             || framing == WireFraming::UntilClose
             || core.eof
             || core.failure.is_some()
-            || (unread && (core.continue_pending || core.body.size_hint().lower() > self.config.drain_max))
+            || (hopeless && !core.body.is_received())
     }
 
     async fn send_body<B>(&self, body: B, mut encoder: BodyEncoder, keep_alive: bool) -> Result<(), ServeError>
