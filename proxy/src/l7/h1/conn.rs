@@ -218,6 +218,7 @@ impl Core {
         match &polled {
             Poll::Pending | Poll::Ready(Ok(0) | Err(_)) => give_back(&mut self.rbuf),
             Poll::Ready(Ok(n)) if *n == room => self.read_size = (self.read_size * 2).min(READ_SIZE_MAX),
+            Poll::Ready(Ok(n)) if *n < READ_SIZE / 4 => self.read_size = READ_SIZE,
             Poll::Ready(Ok(_)) => {}
         }
         if matches!(polled, Poll::Ready(Ok(0))) {
