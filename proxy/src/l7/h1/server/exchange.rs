@@ -57,9 +57,10 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             Outcome::Gone => return Err(ServeError::ClientGone),
         };
         let (parts, body) = response.into_parts();
-        let connected = asked.method == Method::CONNECT && parts.status.is_success();
+        let connect = asked.method == Method::CONNECT;
+        let connected = connect && parts.status.is_success();
         if connected || parts.status.is_informational() {
-            let switches = connected || parts.status == StatusCode::SWITCHING_PROTOCOLS;
+            let switches = connected || (!connect && parts.status == StatusCode::SWITCHING_PROTOCOLS);
             return match asked.fulfil.filter(|fulfil| switches && fulfil.is_awaited()) {
                 Some(fulfil) => self.upgrade(&parts, fulfil).await,
                 None => self.respond_bad_gateway(&asked.method).await,
