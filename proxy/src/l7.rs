@@ -3,4 +3,6 @@
 //! Everything above this module speaks `http` types and `http_body::Body`; which codec is behind them
 //! is decided here and can be replaced.
 
+pub mod body;
 pub mod h1;
+pub mod h2;
