@@ -116,6 +116,10 @@ pub(super) fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerRef
     check_shape(&certificate)?;
     let names = certificate.subject_alternative_name().map_err(|_| PeerRefused::Shape("its names cannot be read"))?;
     let all = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    // A name that is not text would not be counted below, and could hide a second identity from this reader only.
+    if all.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(PeerRefused::Shape("one of its names cannot be read"));
+    }
     let uris: Vec<&str> = all
         .iter()
         .filter_map(|name| match name {
