@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod chains;
+#[cfg(test)]
 #[path = "../support/forge.rs"]
 mod forge;
 #[cfg(test)]
