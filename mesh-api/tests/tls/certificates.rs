@@ -98,10 +98,13 @@ async fn f10_no_uri_name_is_refused() {
         ("no name at all", named(vec![])),
         ("a DNS name only", named(vec![Name::Dns(b"web.shop.svc".to_vec())])),
         ("a DNS name that looks like an identity", named(vec![Name::Dns(WEB.into())])),
-        ("an empty list", Leaf::web(|leaf| {
-            leaf.names.clear();
-            leaf.more.push(alternative_names(&[]));
-        })),
+        (
+            "an empty list",
+            Leaf::web(|leaf| {
+                leaf.names.clear();
+                leaf.more.push(alternative_names(&[]));
+            }),
+        ),
     ])
     .await;
 }
@@ -109,8 +112,16 @@ async fn f10_no_uri_name_is_refused() {
 #[tokio::test]
 async fn f13_uri_that_is_no_spiffe_id_is_refused() {
     refused(
-        ["https://td/ns/shop/sa/web", "spiffe://", "spiffe:///x", "spiffe://td", "spiffe://td/", "td/ns/shop/sa/web", ""]
-            .map(|id| (id, Leaf::of(id))),
+        [
+            "https://td/ns/shop/sa/web",
+            "spiffe://",
+            "spiffe:///x",
+            "spiffe://td",
+            "spiffe://td/",
+            "td/ns/shop/sa/web",
+            "",
+        ]
+        .map(|id| (id, Leaf::of(id))),
     )
     .await;
 }
@@ -162,8 +173,13 @@ async fn f16_longest_id_is_taken_and_one_byte_more_refused() {
 #[tokio::test]
 async fn f17_nul_in_the_name_is_refused() {
     refused(
-        ["spiffe://td/ns/shop/sa/web\0", "spiffe://td/ns/shop/sa/web\0.evil", "spiffe://td\0.evil/ns/shop/sa/web", "\0"]
-            .map(|id| (id, Leaf::of(id))),
+        [
+            "spiffe://td/ns/shop/sa/web\0",
+            "spiffe://td/ns/shop/sa/web\0.evil",
+            "spiffe://td\0.evil/ns/shop/sa/web",
+            "\0",
+        ]
+        .map(|id| (id, Leaf::of(id))),
     )
     .await;
 }
@@ -177,10 +193,13 @@ async fn f18_leaf_that_is_an_authority_is_refused() {
     refused([
         ("cA", Leaf::web(|leaf| leaf.ca = unconstrained)),
         ("cA, path length 0", Leaf::web(|leaf| leaf.ca = no_further)),
-        ("cA, and then not", Leaf::web(|leaf| {
-            leaf.ca = unconstrained;
-            leaf.more.push(not_an_authority.clone());
-        })),
+        (
+            "cA, and then not",
+            Leaf::web(|leaf| {
+                leaf.ca = unconstrained;
+                leaf.more.push(not_an_authority.clone());
+            }),
+        ),
     ])
     .await;
     let member = Member::new();
@@ -195,9 +214,12 @@ async fn f19_leaf_that_may_sign_others_is_refused() {
         ("keyCertSign", with(usage::KEY_CERT_SIGN)),
         ("cRLSign", with(usage::CRL_SIGN)),
         ("both", with(usage::KEY_CERT_SIGN | usage::CRL_SIGN)),
-        ("keyCertSign in a second list", Leaf::web(|leaf| {
-            leaf.more.push(key_usage(true, usage::DIGITAL_SIGNATURE | usage::KEY_CERT_SIGN));
-        })),
+        (
+            "keyCertSign in a second list",
+            Leaf::web(|leaf| {
+                leaf.more.push(key_usage(true, usage::DIGITAL_SIGNATURE | usage::KEY_CERT_SIGN));
+            }),
+        ),
     ])
     .await;
 }
@@ -223,14 +245,20 @@ async fn f20_unreadable_or_unknown_extensions_are_refused() {
     let junk = |oid: &[u64]| CustomExtension::from_oid_content(oid, vec![0x05, 0x00]);
     refused([
         ("an unknown critical one", Leaf::web(|leaf| leaf.more.push(unknown))),
-        ("names that are none", Leaf::web(|leaf| {
-            leaf.names.clear();
-            leaf.more.push(junk(&[2, 5, 29, 17]));
-        })),
-        ("a key usage that is none", Leaf::web(|leaf| {
-            leaf.usage = None;
-            leaf.more.push(junk(&[2, 5, 29, 15]));
-        })),
+        (
+            "names that are none",
+            Leaf::web(|leaf| {
+                leaf.names.clear();
+                leaf.more.push(junk(&[2, 5, 29, 17]));
+            }),
+        ),
+        (
+            "a key usage that is none",
+            Leaf::web(|leaf| {
+                leaf.usage = None;
+                leaf.more.push(junk(&[2, 5, 29, 15]));
+            }),
+        ),
         ("constraints that are none", Leaf::web(|leaf| leaf.more.push(junk(&[2, 5, 29, 19])))),
         ("a second list of purposes", Leaf::web(|leaf| leaf.more.push(purposes(&[purpose::ANY])))),
     ])
