@@ -23,6 +23,8 @@ mod handshake;
 #[path = "../support/link.rs"]
 mod link;
 #[cfg(test)]
+mod parsers;
+#[cfg(test)]
 mod records;
 #[cfg(test)]
 mod wire;
