@@ -145,7 +145,9 @@ async fn connect(
     let config = tls::client_config(keeper, sys.clock, expected, &[names::ALPN_GRPC]).map_err(io::Error::other)?;
     let connecting = async {
         let stream = sys.net.connect(address).await?;
-        TlsConnector::from(config).connect(tls::no_name(), stream).await
+        let stream = TlsConnector::from(config).connect(tls::no_name(), stream).await?;
+        tls::require_alpn(stream.get_ref().1).map_err(io::Error::other)?;
+        Ok(stream)
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(connected) => connected,
