@@ -10,8 +10,8 @@ use std::{
 
 use mesh_api::tls::{Identity, TrustBundle, provider};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SigningKey as _, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension, DistinguishedName, DnType,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _, date_time_ymd,
 };
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -145,6 +145,7 @@ fn loaded(pkcs8: &[u8]) -> Arc<dyn SigningKey> {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
+    pem: String,
     /// Certificates between this one and the root, nearest first, this one included; empty for a root.
     path: Vec<CertificateDer<'static>>,
 }
@@ -159,17 +160,19 @@ impl Authority {
     pub fn root_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let params = authority_params(name, change);
         let key = KeyPair::generate().unwrap();
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), der, path: Vec::new() }
+        let certificate = params.self_signed(&key).unwrap();
+        let (der, pem) = (certificate.der().clone(), certificate.pem());
+        Self { issuer: Issuer::new(params, key), der, pem, path: Vec::new() }
     }
 
     /// An intermediate under this one, with something changed.
     pub fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let params = authority_params(name, change);
         let key = KeyPair::generate().unwrap();
-        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (der, pem) = (certificate.der().clone(), certificate.pem());
         let path = [vec![der.clone()], self.path.clone()].concat();
-        Self { issuer: Issuer::new(params, key), der, path }
+        Self { issuer: Issuer::new(params, key), der, pem, path }
     }
 
     /// A leaf, with the certificates between it and the root behind it.
@@ -177,6 +180,13 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let der = leaf.params().signed_by(&key, &self.issuer).unwrap().der().clone();
         Shown::new([vec![der], self.path.clone()].concat(), &key)
+    }
+
+    /// A chain for the key of a signing request.
+    pub fn certify(&self, leaf: &Leaf, request: &[u8]) -> Vec<Vec<u8>> {
+        let request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
+        let der = leaf.params().signed_by(&request.public_key, &self.issuer).unwrap().der().to_vec();
+        std::iter::once(der).chain(self.path.iter().map(|der| der.to_vec())).collect()
     }
 
     /// `shown` with a leaf in which `old` became `new` (of any length, inside the first level of the signed part) and
@@ -204,6 +214,11 @@ impl Authority {
     /// Shows the authority's own certificate, as if it were a leaf.
     pub fn shown(&self) -> Shown {
         Shown::new([vec![self.der.clone()], self.path.clone()].concat(), self.issuer.key())
+    }
+
+    /// The own certificate, as text.
+    pub fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// A bundle that trusts this root for `domain`.

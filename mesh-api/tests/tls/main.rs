@@ -16,6 +16,7 @@ mod certificates;
 mod chains;
 #[cfg(test)]
 #[path = "../support/forge.rs"]
+#[allow(dead_code, reason = "shared with the tests of the control plane, which need more of it")]
 mod forge;
 #[cfg(test)]
 mod handshake;
