@@ -112,16 +112,16 @@ func (s *testServer) hang(ctx context.Context) error {
 		// The caller's deadline, which every hop may only shorten.
 		deadline = fmt.Sprintf("a deadline within 10 s: %t", time.Until(at) <= 10*time.Second)
 	}
-	end := "it was not given up"
+	end, err := "it was not given up", status.Error(codes.Internal, "nobody gave it up")
 	select {
 	case <-ctx.Done():
-		end = "it was cancelled"
-		// A deadline reaches the server as its own timer or as the
+		// A deadline reaches the server by its own timer or as the
 		// caller's reset, whichever is first: both end the call.
+		end, err = "it was cancelled", status.FromContextError(ctx.Err()).Err()
 	case <-time.After(stepDeadline):
 	}
 	s.observed(first(ctx, metaCall)) <- fmt.Sprintf("%s; %s", deadline, end)
-	return status.FromContextError(context.Canceled).Err()
+	return err
 }
 
 func (s *testServer) EmptyCall(ctx context.Context, _ *grpc_testing.Empty) (*grpc_testing.Empty, error) {

@@ -16,6 +16,7 @@ var commands = map[string]func(args []string) error{
 	"ws-server":   wsServer,
 	"ws-client":   wsClient,
 	"http-echo":   httpEcho,
+	"http-client": httpClient,
 	"tcp-echo":    tcpEcho,
 }
 

@@ -140,9 +140,9 @@ impl Load {
         ensure!(self.rate > 0, "a load of no requests");
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
-        let thread = thread::Builder::new().name("load".into()).spawn(move || -> Result<Report> {
-            runtime()?.block_on(generate(Arc::new(self), &stopped, &counted))
-        })?;
+        let thread = thread::Builder::new()
+            .name("load".into())
+            .spawn(move || -> Result<Report> { runtime()?.block_on(generate(Arc::new(self), &stopped, &counted)) })?;
         Ok(Running { stop, sent, thread: Some(thread) })
     }
 
@@ -239,8 +239,6 @@ impl Report {
     pub fn latency(&self, share: f64) -> Duration {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        // A share of a length is a place in it.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let place = (share.clamp(0.0, 1.0) * sorted.len().saturating_sub(1) as f64) as usize;
         Duration::from_micros(sorted.get(place).copied().unwrap_or_default().into())
     }

@@ -127,7 +127,8 @@ impl Mesh {
         until(&format!("{workload} is back"), RESTART, || {
             // Not readable while it is written anew, perhaps.
             let Ok(now) = self.state().and_then(|state| state.workload(workload)) else { return Ok(None) };
-            let other = now.sidecar_pid != before.sidecar_pid && (before.app_pid.is_none() || now.app_pid != before.app_pid);
+            let other =
+                now.sidecar_pid != before.sidecar_pid && (before.app_pid.is_none() || now.app_pid != before.app_pid);
             let ready = || get(now.sidecar_admin, "/ready", ADMIN).is_ok_and(|answer| answer.status.is_success());
             Ok((other && ready()).then_some(()))
         })

@@ -124,7 +124,8 @@ impl Lease {
             bail!("the {NETWORKS} networks of slot {} are used up", self.slot);
         }
         let byte = |value: u16| u8::try_from(value).context("a byte of an address");
-        let end = |last: u16| Ok::<_, anyhow::Error>(Ipv4Addr::new(10, 213, byte(self.slot + 1)?, byte(next * 4 + last)?));
+        let end =
+            |last: u16| Ok::<_, anyhow::Error>(Ipv4Addr::new(10, 213, byte(self.slot + 1)?, byte(next * 4 + last)?));
         Ok(Network { name: format!("e2e{}x{next}", self.slot), near: end(1)?, far: end(2)? })
     }
 }

@@ -35,6 +35,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where its own part of the log begins: an earlier process may have had the same name.
+    from: u64,
     ended: Option<ExitStatus>,
 }
 
@@ -64,13 +66,14 @@ impl Process {
         let log = dir.join(format!("{name}.log"));
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         let (out, err) = (open()?, open()?);
+        let from = out.metadata()?.len();
         let child = guarded(command, how)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()
             .with_context(|| format!("cannot start {name} ({command:?})"))?;
-        Ok(Self { name: name.to_owned(), child, log, ended: None })
+        Ok(Self { name: name.to_owned(), child, log, from, ended: None })
     }
 
     /// Its process id.
@@ -82,7 +85,7 @@ impl Process {
     /// The end of what it has printed so far.
     #[must_use]
     pub fn log(&self) -> String {
-        read_end(&self.log)
+        read_end(&self.log, self.from)
     }
 
     /// Waits until it has printed a line that holds `text`; gives the line.
@@ -97,7 +100,12 @@ impl Process {
     ///
     /// # Errors
     /// Where it ends before that, or the deadline passes.
-    pub fn wait_for_line_that(&mut self, what: &str, fits: impl Fn(&str) -> bool, deadline: Duration) -> Result<String> {
+    pub fn wait_for_line_that(
+        &mut self,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+        deadline: Duration,
+    ) -> Result<String> {
         let what = format!("{} prints a line that {what}", self.name);
         until(&what, deadline, || {
             // Looked at first: what it printed before it ended counts.
@@ -251,7 +259,7 @@ pub fn run_with(command: &Command, how: How<'_>, input: Option<&Path>, deadline:
         .stderr(err.try_clone()?)
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let mut process = Process { name: format!("{command:?}"), child, log: PathBuf::new(), ended: None };
+    let mut process = Process { name: format!("{command:?}"), child, log: PathBuf::new(), from: 0, ended: None };
     let ended = until(&format!("{command:?} ends"), deadline, || process.status());
     let read = |mut file: File| -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -315,13 +323,12 @@ pub fn tail(text: &str) -> String {
     lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n")
 }
 
-/// The end of a file, as text; nothing where it cannot be read.
-#[must_use]
-pub fn read_end(path: &Path) -> String {
+/// The end of a file from some byte on, as text; nothing where it cannot be read.
+fn read_end(path: &Path, from: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG).max(from)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -378,6 +385,16 @@ mod tests {
         let mut process = Process::start("p", &shell("echo because >&2; exit 3"), dir.path()).unwrap();
         let error = process.wait_for_line("never", SHORT).unwrap_err().to_string();
         assert!(error.contains("because") && error.contains("has ended"), "{error}");
+    }
+
+    #[test]
+    fn the_log_of_an_earlier_process_is_not_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        for word in ["first", "second"] {
+            let mut process = Process::start("p", &shell(&format!("echo {word}")), dir.path()).unwrap();
+            process.wait(SHORT).unwrap();
+            assert_eq!(process.log(), format!("{word}\n"));
+        }
     }
 
     #[test]

@@ -56,8 +56,12 @@ struct Names {
 
 fn names_of(der: &CertificateDer<'_>) -> Result<Names> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| anyhow!("a bad certificate: {error}"))?;
-    let mut names =
-        Names { serial: certificate.raw_serial_as_string(), uris: Vec::new(), issuer: certificate.issuer().to_string() };
+    let mut names = Names {
+        serial: certificate.raw_serial_as_string(),
+        uris: Vec::new(),
+        issuer: certificate.issuer().to_string(),
+    };
+    let own = certificate.subject() == certificate.issuer();
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(san) => {
@@ -68,13 +72,19 @@ fn names_of(der: &CertificateDer<'_>) -> Result<Names> {
             }
             ParsedExtension::AuthorityKeyIdentifier(id) => {
                 if let Some(key) = &id.key_identifier {
-                    names.issuer = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                    names.issuer = hex(key.0);
                 }
             }
+            // A root that is shown too need not name the key that signed it: its own.
+            ParsedExtension::SubjectKeyIdentifier(id) if own => names.issuer = hex(id.0),
             _ => {}
         }
     }
     Ok(names)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn handshake(address: SocketAddr) -> Result<Vec<CertificateDer<'static>>> {
@@ -142,5 +152,74 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    use rustls::{RootCertStore, ServerConfig, ServerConnection, server::WebPkiClientVerifier};
+
+    use super::*;
+
+    /// A server that demands a certificate of its callers, and the chain that it shows.
+    fn server() -> (ServerConfig, Vec<CertificateDer<'static>>) {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let (root_key, middle_key, leaf_key) =
+            (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let root_params = authority("root");
+        let root_certificate = root_params.self_signed(&root_key).unwrap();
+        let root = Issuer::new(root_params, root_key);
+        let middle_params = authority("middle");
+        let middle_certificate = middle_params.signed_by(&middle_key, &root).unwrap();
+        let middle = Issuer::new(middle_params, middle_key);
+        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/shop/sa/web".try_into().unwrap()));
+        leaf.use_authority_key_identifier_extension = true;
+        let leaf = leaf.signed_by(&leaf_key, &middle).unwrap();
+        let chain = vec![leaf.der().clone(), middle_certificate.der().clone()];
+        let mut roots = RootCertStore::empty();
+        roots.add(root_certificate.der().clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let callers =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(leaf_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(callers)
+            .with_single_cert(chain.clone(), key)
+            .unwrap();
+        config.alpn_protocols = vec![names::ALPN_MESH_HTTP.to_vec()];
+        (config, chain)
+    }
+
+    #[test]
+    fn a_chain_is_seen_by_a_caller_without_a_certificate() {
+        let (config, _) = server();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = thread::spawn(move || {
+            let mut tls = ServerConnection::new(Arc::new(config)).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(HANDSHAKE)).unwrap();
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream)?;
+            }
+            std::io::Result::Ok(())
+        });
+        let seen = chain(address).unwrap();
+        assert_eq!(seen.uris, ["spiffe://cluster.local/ns/shop/sa/web"]);
+        assert!(seen.root.contains("root"), "{seen:?}");
+        // The key id, in hex.
+        assert!(!seen.issuer.contains("middle") && seen.issuer.len() >= 40, "{seen:?}");
+        assert!(serving.join().unwrap().is_err(), "the probe was let in");
     }
 }

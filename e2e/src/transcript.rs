@@ -77,6 +77,9 @@ mod tests {
         a.must_equal(&b, "meshed").unwrap();
         a.line("left");
         let error = a.must_equal(&b, "meshed").unwrap_err().to_string();
-        assert!(error.contains("line 3") && error.contains("- direct: left") && error.contains("(ends here)"), "{error}");
+        assert!(
+            error.contains("line 3") && error.contains("- direct: left") && error.contains("(ends here)"),
+            "{error}"
+        );
     }
 }

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use mesh_api::{
     names,
     resources::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, BackendRef, HttpPathMatch,
-        HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Metadata, OperationRule, ParentRef, PathRule, Resource,
-        Service, ServicePort, ServiceSpec, SourceRule, TargetPort, TargetRef, TransportMode, TransportPolicy,
-        TransportPolicySpec,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, BackendRef,
+        HttpPathMatch, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Metadata, OperationRule, ParentRef,
+        PathRule, Resource, Service, ServicePort, ServiceSpec, SourceRule, TargetPort, TargetRef, TransportMode,
+        TransportPolicy, TransportPolicySpec,
     },
 };
 use serde_json::{Value, json};
@@ -141,11 +141,7 @@ fn authorization(
     Resource::AuthorizationPolicy(AuthorizationPolicy {
         metadata: metadata(namespace, name),
         spec: AuthorizationPolicySpec {
-            target_refs: vec![TargetRef {
-                group: String::new(),
-                kind: "Service".to_owned(),
-                name: service.to_owned(),
-            }],
+            target_refs: vec![TargetRef { group: String::new(), kind: "Service".to_owned(), name: service.to_owned() }],
             selector: None,
             action,
             rules,

@@ -1,4 +1,7 @@
 //! A part of the control plane killed, and kept from coming back until the test says so.
+//!
+//! `meshctl up` may start it again by itself, at once or never: what it starts meanwhile is killed too, by the id in
+//! `mesh.json`. At the end `POST /start?component=NAME` at its admin server asks for it (nothing to do where it runs).
 
 use std::{
     fmt,

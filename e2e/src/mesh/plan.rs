@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, process::Command};
 
 use anyhow::{Context, Result};
-use mesh_api::resources::{
-    AppAddress, ExternalWorkload, ExternalWorkloadSpec, Resource, Run, Upstream, WorkloadPort,
-};
+use mesh_api::resources::{AppAddress, ExternalWorkload, ExternalWorkloadSpec, Resource, Run, Upstream, WorkloadPort};
 
 use super::{Mesh, READY, objects, put};
 use crate::{
@@ -33,7 +31,8 @@ impl Workload {
     pub fn of(namespace: &str, service: &str, name: &str) -> Self {
         let mut metadata = objects::metadata(namespace, name);
         metadata.labels.insert("app".to_owned(), service.to_owned());
-        let spec = ExternalWorkloadSpec { service_account: Some(service.to_owned()), ..ExternalWorkloadSpec::default() };
+        let spec =
+            ExternalWorkloadSpec { service_account: Some(service.to_owned()), ..ExternalWorkloadSpec::default() };
         Self { object: ExternalWorkload { metadata, spec }, calls: Vec::new() }
     }
 
@@ -60,10 +59,8 @@ impl Workload {
     #[must_use]
     pub fn run(mut self, command: &Command) -> Self {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
-        self.object.spec.run = Some(Run {
-            command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
-            ..Run::default()
-        });
+        self.object.spec.run =
+            Some(Run { command: words.map(|word| word.to_string_lossy().into_owned()).collect(), ..Run::default() });
         self
     }
 }
@@ -142,7 +139,9 @@ impl<'a> Plan<'a> {
         }
         // A state of an earlier mesh on this stage would be taken for this one's.
         match fs::remove_file(state.join("mesh.json")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("an old mesh.json"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("an old mesh.json");
+            }
             _ => {}
         }
         let how = How { user: None, gently: true };

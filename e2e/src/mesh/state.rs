@@ -81,7 +81,8 @@ impl State {
 }
 
 fn pid(value: &Value, pointer: &str) -> Result<u32> {
-    let number = value.pointer(pointer).and_then(Value::as_u64).with_context(|| format!("mesh.json has no {pointer}"))?;
+    let number =
+        value.pointer(pointer).and_then(Value::as_u64).with_context(|| format!("mesh.json has no {pointer}"))?;
     u32::try_from(number).with_context(|| format!("{pointer} of mesh.json is no process id"))
 }
 
