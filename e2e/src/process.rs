@@ -28,6 +28,8 @@ const LOG: u64 = 4 << 20;
 const TAIL: usize = 40;
 /// How long a child may take to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(15);
+/// The same for one that nobody waits for any more.
+const LAST: Duration = Duration::from_secs(3);
 
 /// A running child.
 #[derive(Debug)]
@@ -40,34 +42,25 @@ pub struct Process {
     ended: Option<ExitStatus>,
 }
 
-/// How a child is started.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct How<'a> {
-    /// The user that it runs as; its own where not given.
-    pub user: Option<&'a str>,
-    /// Ended gently (SIGTERM, not SIGKILL) when the test process dies, because it has children of its own.
-    pub gently: bool,
-}
-
 impl Process {
     /// Starts `command`, its output going to `DIR/NAME.log`.
     ///
     /// # Errors
     /// Where it cannot be started.
     pub fn start(name: &str, command: &Command, dir: &Path) -> Result<Self> {
-        Self::start_as(name, command, dir, How::default())
+        Self::start_as(name, command, dir, None)
     }
 
-    /// As [`Process::start`], in a way of its own.
+    /// As [`Process::start`], as another user.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub fn start_as(name: &str, command: &Command, dir: &Path, how: How<'_>) -> Result<Self> {
+    pub fn start_as(name: &str, command: &Command, dir: &Path, user: Option<&str>) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         let (out, err) = (open()?, open()?);
         let from = out.metadata()?.len();
-        let child = guarded(command, how)
+        let child = guarded(command, user)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -191,7 +184,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended.is_none() {
+        // Asked first: a server that is killed can leave its workers behind.
+        let gone = self.ended.is_some() || signal(self.pid(), Signal::SIGTERM).and_then(|()| self.wait(LAST)).is_ok();
+        if !gone {
             self.kill();
         }
     }
@@ -227,7 +222,7 @@ impl Output {
 /// # Errors
 /// Where it cannot be started, or does not end in time.
 pub fn run(command: &Command, deadline: Duration) -> Result<Output> {
-    run_with(command, How::default(), None, deadline)
+    run_with(command, None, None, deadline)
 }
 
 /// As [`run`], with a failure of the program as an error.
@@ -247,13 +242,13 @@ pub fn must_run(command: &Command, deadline: Duration) -> Result<Output> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(command: &Command, how: How<'_>, input: Option<&Path>, deadline: Duration) -> Result<Output> {
+pub fn run_with(command: &Command, user: Option<&str>, input: Option<&Path>, deadline: Duration) -> Result<Output> {
     let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let stdin = match input {
         Some(path) => Stdio::from(File::open(path).with_context(|| format!("cannot open {}", path.display()))?),
         None => Stdio::null(),
     };
-    let child = guarded(command, how)
+    let child = guarded(command, user)
         .stdin(stdin)
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
@@ -337,10 +332,11 @@ fn read_end(path: &Path, from: u64) -> String {
 }
 
 /// `command`, dying with the thread that starts it.
-fn guarded(command: &Command, how: How<'_>) -> Command {
+fn guarded(command: &Command, user: Option<&str>) -> Command {
     let mut guarded = Command::new("setpriv");
-    guarded.args(["--pdeathsig", if how.gently { "TERM" } else { "KILL" }]);
-    if let Some(user) = how.user {
+    // Not killed: whoever has children of its own is to end them.
+    guarded.args(["--pdeathsig", "TERM"]);
+    if let Some(user) = user {
         guarded.args(["--reuid", user, "--regid", user, "--init-groups"]);
     }
     guarded.arg("--").arg(command.get_program()).args(command.get_args());
@@ -407,7 +403,6 @@ mod tests {
 
     #[test]
     fn another_user() {
-        let how = How { user: Some("daemon"), gently: false };
-        assert_eq!(run_with(&shell("id -un"), how, None, SHORT).unwrap().text(), "daemon\n");
+        assert_eq!(run_with(&shell("id -un"), Some("daemon"), None, SHORT).unwrap().text(), "daemon\n");
     }
 }

@@ -6,11 +6,7 @@ use anyhow::{Context, Result};
 use mesh_api::resources::{AppAddress, ExternalWorkload, ExternalWorkloadSpec, Resource, Run, Upstream, WorkloadPort};
 
 use super::{Mesh, READY, objects, put};
-use crate::{
-    bin,
-    process::{How, Process},
-    stage::Stage,
-};
+use crate::{bin, process::Process, stage::Stage};
 
 /// One workload: a program with its sidecar.
 #[derive(Clone, Debug, Default)]
@@ -144,8 +140,7 @@ impl<'a> Plan<'a> {
             }
             _ => {}
         }
-        let how = How { user: None, gently: true };
-        let process = Process::start_as("meshctl", &command, self.stage.dir(), how)?;
+        let process = Process::start("meshctl", &command, self.stage.dir())?;
         let (upstreams, inbound) = (self.upstreams, self.inbound);
         let mut mesh = Mesh { process, manifests, drafts, state, upstreams, inbound };
         mesh.process.wait_for_line_that("says 'ready'", |line| line.trim() == "ready", READY)?;

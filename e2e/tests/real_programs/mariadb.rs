@@ -95,7 +95,7 @@ fn client(address: SocketAddr, dir: &Path) -> Result<Transcript> {
     std::fs::write(dir.join("script.sql"), SCRIPT)?;
     let mut script = command(address);
     script.args(["--force", "--table", "--show-warnings", "--default-character-set=utf8mb4"]);
-    let output = run_with(&script, Default::default(), Some(&dir.join("script.sql")), CLIENT)?;
+    let output = run_with(&script, None, Some(&dir.join("script.sql")), CLIENT)?;
     t.step("script", format_args!("{:?}\n{}{}", output.status.code(), output.text(), output.error_text()));
     let rows: String = (0..50_000).map(|row| format!("{}\trow {row}\tsome data for {row}\n", row + 100_000)).collect();
     let file = dir.join("rows.tsv");

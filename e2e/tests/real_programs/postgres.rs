@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::{
     compare::compare,
-    process::{How, Process, run, run_with},
+    process::{Process, run, run_with},
     stage::{Stage, stage},
     transcript::Transcript,
 };
@@ -55,13 +55,12 @@ fn start(stage: &Stage) -> Result<(Process, SocketAddr)> {
     let user = User::from_name(USER)?.context("there is no user postgres")?;
     let own = |path: &Path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()));
     own(&home)?;
-    let how = How { user: Some(USER), gently: false };
     let data = home.join("data");
     let mut init = Command::new(bin.join("initdb"));
     init.args(["-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
         .arg(&data)
         .current_dir(&home);
-    let output = run_with(&init, how, None, START)?;
+    let output = run_with(&init, Some(USER), None, START)?;
     ensure!(output.status.success(), "initdb: {}", output.error_text());
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     for (name, pem) in [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())] {
@@ -83,7 +82,7 @@ fn start(stage: &Stage) -> Result<(Process, SocketAddr)> {
     ] {
         server.arg("-c").arg(setting);
     }
-    let mut process = Process::start_as("postgres", &server, stage.dir(), how)?;
+    let mut process = Process::start_as("postgres", &server, stage.dir(), Some(USER))?;
     process.wait_for_line("ready to accept connections", START)?;
     Ok((process, address))
 }

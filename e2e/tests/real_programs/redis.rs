@@ -63,7 +63,7 @@ fn client(address: SocketAddr, dir: &Path) -> Result<Transcript> {
     std::fs::write(dir.join("pipe.resp"), commands)?;
     let mut pipe = command("redis-cli", address);
     pipe.arg("--pipe");
-    let output = run_with(&pipe, Default::default(), Some(&dir.join("pipe.resp")), CLIENT)?;
+    let output = run_with(&pipe, None, Some(&dir.join("pipe.resp")), CLIENT)?;
     t.step("pipe", format_args!("{:?}\n{}{}", output.status.code(), output.text(), output.error_text()));
     t.step("keys", cli(&["dbsize"])?);
     t.step("digest", cli(&["debug", "digest"]).or_else(|_| cli(&["get", "key099999"]))?);
@@ -105,7 +105,7 @@ fn large(address: SocketAddr, dir: &Path) -> Result<String> {
     std::fs::write(&file, (0..32_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<u8>>())?;
     let mut set = command("redis-cli", address);
     set.args(["-x", "set", "large"]);
-    let output = run_with(&set, Default::default(), Some(&file), CLIENT)?;
+    let output = run_with(&set, None, Some(&file), CLIENT)?;
     let mut get = command("redis-cli", address);
     get.args(["get", "large"]);
     std::fs::write(dir.join("back.bin"), must_run(&get, CLIENT)?.stdout)?;
