@@ -16,6 +16,7 @@ pub mod l4;
 pub mod l7;
 pub mod normal;
 pub mod outbound;
+pub mod redirect;
 pub mod routing;
 pub mod sniff;
 pub mod telemetry;
