@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{LeafSpec, PkiError, PrivateKey, Serial, make_leaf, params};
+use super::{PkiError, PrivateKey, Serial, params};
 use crate::time::Time;
 
 /// Longest common name (RFC 5280 appendix A, ub-common-name).
@@ -126,35 +126,13 @@ impl SigningAuthority {
     /// Brings certificate and key together.
     ///
     /// # Errors
-    /// [`PkiError::KeyMismatch`]; [`PkiError::BrokenChain`] where its name cannot be reproduced in what it signs.
+    /// [`PkiError::KeyMismatch`].
     pub fn new(cert: AuthorityCert, key: PrivateKey) -> Result<Self, PkiError> {
         if key.public_der() != cert.public_key {
             return Err(PkiError::KeyMismatch(cert.name));
         }
         let issuer = Issuer::from_ca_cert_der(&cert.der, key.into_pair())?;
-        let authority = Self { cert, issuer };
-        authority.check_name()?;
-        Ok(authority)
-    }
-
-    /// Certificates from elsewhere may spell their name in a way that the library does not keep byte by byte; verifiers
-    /// compare bytes. A trial leaf shows it now instead of in every handshake.
-    fn check_name(&self) -> Result<(), PkiError> {
-        let identity = "spiffe://trial/trial".parse().map_err(|_| PkiError::BrokenChain(self.cert.name.clone()))?;
-        let key = PrivateKey::generate()?;
-        let spec = LeafSpec {
-            identity: &identity,
-            key: &key.public()?,
-            serial: Serial::from_random([0; 16]),
-            ttl: Duration::ZERO,
-            now: self.cert.not_before,
-        };
-        let trial = make_leaf(self, &spec)?;
-        let (leaf, own) = (x509(&trial.der)?, x509(&self.cert.der)?);
-        if leaf.issuer().as_raw() == own.subject().as_raw() {
-            return Ok(());
-        }
-        Err(PkiError::BrokenChain(self.cert.name.clone()))
+        Ok(Self { cert, issuer })
     }
 
     /// The certificate.
