@@ -19,12 +19,21 @@
 //!     supervise   tasks whose end is noticed
 //! ```
 
+pub mod admin;
+pub mod backoff;
+pub mod config;
 pub mod convert;
+pub mod grpc;
+pub mod identity;
+pub mod log;
 pub mod model;
 pub mod names;
 pub mod pattern;
 pub mod resources;
 pub mod spiffe;
+pub mod supervise;
+pub mod sys;
+pub mod tls;
 
 /// Generated from `proto/`.
 pub mod proto {

@@ -1,0 +1,186 @@
+//! gRPC to the control plane over mutual TLS, both ends, through the seam. Floor 3: imports `tls`, `sys`, `spiffe`.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint, server::Connected};
+
+use crate::{
+    names,
+    spiffe::SpiffeId,
+    sys::{Listener, Stream, Sys},
+    tls::{self, Keeper},
+};
+
+/// A handshake takes at most this long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at once; further connections wait in the kernel's queue.
+const MAX_HANDSHAKES: usize = 256;
+/// Connecting and shaking hands takes a client at most this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is asked for a sign of life this often.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Who calls, as the handshake proved it; in the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The verified identity; `None` where the server asks for no certificate.
+    pub id: Option<SpiffeId>,
+    /// From where.
+    pub address: SocketAddr,
+}
+
+/// A connection that finished its handshake.
+#[derive(Debug)]
+pub struct ServerIo {
+    stream: TlsStream<Stream>,
+    peer: Peer,
+}
+
+impl Connected for ServerIo {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+/// Connections of `listener` that finished their handshake, for tonic's `serve_with_incoming`. Handshakes run side by
+/// side, bounded in number and time; one that fails concerns nobody else.
+pub fn incoming(listener: Listener, config: Arc<rustls::ServerConfig>) -> ReceiverStream<io::Result<ServerIo>> {
+    let (ready, connections) = mpsc::channel(16);
+    tokio::spawn(accept(listener, TlsAcceptor::from(config), ready));
+    ReceiverStream::new(connections)
+}
+
+async fn accept(listener: Listener, acceptor: TlsAcceptor, ready: mpsc::Sender<io::Result<ServerIo>>) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = ready.closed() => return,
+            Some(_) = handshakes.join_next() => {}
+            accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => match accepted {
+                Ok((stream, address)) => {
+                    handshakes.spawn(handshake(stream, address, acceptor.clone(), ready.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn handshake(
+    stream: Stream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    ready: mpsc::Sender<io::Result<ServerIo>>,
+) {
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::info!(peer = %address, %error, "refused in the TLS handshake");
+            return;
+        }
+        Err(_) => {
+            tracing::info!(peer = %address, "the TLS handshake took too long");
+            return;
+        }
+    };
+    let connection = stream.get_ref().1;
+    if let Err(error) = tls::require_alpn(connection) {
+        tracing::info!(peer = %address, %error, "refused");
+        return;
+    }
+    let id = connection.peer_certificates().is_some().then(|| tls::peer_identity(connection)).transpose();
+    match id {
+        Ok(id) => {
+            let peer = Peer { id, address };
+            // The server stopped: the connection ends with it.
+            let _ = ready.send(Ok(ServerIo { stream, peer })).await;
+        }
+        Err(error) => tracing::info!(peer = %address, %error, "refused"),
+    }
+}
+
+/// A channel to the member `expected` at `address`, over mutual TLS with the keeper's certificate of the moment. It
+/// connects when it is used, and again when it is lost.
+#[must_use]
+pub fn channel(sys: &Sys, keeper: &Arc<Keeper>, address: SocketAddr, expected: SpiffeId) -> Channel {
+    let (sys, keeper) = (sys.clone(), Arc::clone(keeper));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (sys, keeper, expected) = (sys.clone(), Arc::clone(&keeper), expected.clone());
+        async move { connect(&sys, &keeper, address, expected).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://mesh.invalid")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector)
+}
+
+async fn connect(
+    sys: &Sys,
+    keeper: &Arc<Keeper>,
+    address: SocketAddr,
+    expected: SpiffeId,
+) -> io::Result<tokio_rustls::client::TlsStream<Stream>> {
+    let config = tls::client_config(keeper, sys.clock, expected, &[names::ALPN_GRPC]).map_err(io::Error::other)?;
+    let connecting = async {
+        let stream = sys.net.connect(address).await?;
+        TlsConnector::from(config).connect(tls::no_name(), stream).await
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {address}"))),
+    }
+}
+
+impl AsyncRead for ServerIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ServerIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,232 @@
+//! How a member gets its certificate and keeps it fresh. Floor 3: imports `grpc`, `tls`, `backoff`, `sys`.
+//!
+//! The private key is made here and never leaves memory. The last good certificate is kept through every outage of
+//! the certificate authority, until it runs out by itself; trying goes on for as long as the process lives.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use rand::Rng as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
+use tonic::transport::Channel;
+
+use crate::{
+    backoff::Backoff,
+    grpc, names, proto,
+    proto::identity_client::IdentityClient,
+    spiffe::{SpiffeId, TrustDomain},
+    sys::Sys,
+    tls::{BadCredentials, Credentials, Identity, Keeper, TrustBundle},
+};
+
+/// One call of the certificate authority takes at most this long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waits between tries grow from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// After the authority changed its issuer, members renew within this time, spread out.
+const RENEW_SPREAD: Duration = Duration::from_secs(2);
+/// Largest token file, in bytes.
+const MAX_TOKEN: u64 = 16 * 1024;
+
+/// Where identity comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Address of the certificate authority.
+    pub ca: SocketAddr,
+    /// File with the bootstrap token; read again for each request.
+    pub token_file: PathBuf,
+    /// PEM file with the roots to trust for the first contact.
+    pub roots_file: PathBuf,
+    /// Wished validity in seconds; 0 leaves it to the authority.
+    pub validity_seconds: u64,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        Self {
+            trust_domain: names::DEFAULT_TRUST_DOMAIN.into(),
+            ca: SocketAddr::from(([127, 0, 0, 1], names::PORT_CA)),
+            token_file: "/var/run/secrets/mesh/token".into(),
+            roots_file: "/var/run/secrets/mesh/roots.pem".into(),
+            validity_seconds: 0,
+        }
+    }
+}
+
+/// Why there is no (new) certificate. Every one of them is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file is missing or unreadable.
+    #[error("cannot read {path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The trust domain or an identity is malformed.
+    #[error("`{0}` is not a trust domain")]
+    TrustDomain(String),
+    /// The signing request could not be made.
+    #[error("cannot make a signing request: {0}")]
+    Request(#[from] rcgen::Error),
+    /// The authority refused, or was not reached.
+    #[error("the certificate authority: {}", .0.message())]
+    Refused(#[from] tonic::Status),
+    /// The authority did not answer in time.
+    #[error("the certificate authority did not answer within {CALL_TIMEOUT:?}")]
+    Timeout,
+    /// The authority answered something unusable.
+    #[error("the certificate authority's answer: {0}")]
+    Answer(#[from] BadCredentials),
+}
+
+/// Keeps the credentials of this process.
+pub struct Member {
+    sys: Sys,
+    config: IdentityConfig,
+    client: IdentityClient<Channel>,
+    keeper: Arc<Keeper>,
+    ready: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Trusts the roots of the configured file, and has no certificate yet.
+    ///
+    /// # Errors
+    /// [`IdentityError`] where the roots cannot be read: without them there is nobody to ask.
+    pub fn new(sys: Sys, config: IdentityConfig) -> Result<Self, IdentityError> {
+        let wrong = |_| IdentityError::TrustDomain(config.trust_domain.clone());
+        let domain: TrustDomain = config.trust_domain.parse().map_err(wrong)?;
+        let path = config.roots_file.clone();
+        let pem = std::fs::read(&path).map_err(|error| IdentityError::File { path, error })?;
+        let trust = Arc::new(TrustBundle::from_pem(domain.clone(), &pem)?);
+        let keeper = Keeper::new(Credentials { identity: None, trust });
+        let authority = SpiffeId::workload(&domain, names::SYSTEM_NAMESPACE, names::CA_ACCOUNT).map_err(wrong)?;
+        // The authority asks for no client certificate: who has none, or an expired one, must be able to ask.
+        let client = IdentityClient::new(grpc::channel(&sys, &keeper, config.ca, authority));
+        let (ready, _) = watch::channel(false);
+        Ok(Self { sys, config, client, keeper, ready })
+    }
+
+    /// Where the current credentials are.
+    #[must_use]
+    pub fn keeper(&self) -> Arc<Keeper> {
+        Arc::clone(&self.keeper)
+    }
+
+    /// Becomes true with the first certificate.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Gets certificates and follows the trust bundle for as long as the process lives.
+    pub async fn run(self) {
+        let (issuer, changes) = watch::channel(String::new());
+        tokio::join!(self.follow_trust(issuer), self.renew(changes));
+    }
+
+    async fn renew(&self, mut issuer: watch::Receiver<String>) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut rng = self.sys.entropy.rng();
+        loop {
+            match self.certify().await {
+                Ok(signer) => {
+                    backoff.reset();
+                    self.ready.send_replace(true);
+                    self.wait_for_renewal(&mut issuer, &signer).await;
+                }
+                Err(error) => {
+                    let wait = backoff.next_wait(rng.next_u32());
+                    tracing::warn!(%error, retry_in = ?wait, "no new certificate");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Until two thirds of the certificate's life are over, or the authority signs with another issuer than `signer`.
+    async fn wait_for_renewal(&self, issuer: &mut watch::Receiver<String>, signer: &str) {
+        let credentials = self.keeper.current();
+        let Some(identity) = &credentials.identity else { return };
+        let life = identity.not_after().duration_since(identity.not_before()).unwrap_or_default();
+        let due = self.sys.entropy.jitter(life.mul_f64(0.55));
+        let age = self.sys.clock.now().duration_since(identity.not_before()).unwrap_or_default();
+        let wait = due.saturating_sub(age).max(RETRY.0);
+        // A bundle that was sent before the certificate was issued names the older issuer: only what comes later counts.
+        let other = issuer.wait_for(|now| !now.is_empty() && now != signer);
+        if let Ok(Ok(_)) = timeout(wait, other).await {
+            let spread = f64::from(self.sys.entropy.rng().next_u32()) / f64::from(u32::MAX);
+            tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
+        }
+    }
+
+    /// One certificate; answers the issuer's mark.
+    async fn certify(&self) -> Result<String, IdentityError> {
+        let file = |error| IdentityError::File { path: self.config.token_file.clone(), error };
+        let token = read_bounded(&self.config.token_file).await.map_err(file)?;
+        let key = rcgen::KeyPair::generate()?;
+        let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+        let request = proto::CertifyRequest {
+            token: token.trim().to_owned(),
+            csr: csr.der().to_vec(),
+            validity_seconds: self.config.validity_seconds,
+        };
+        let mut client = self.client.clone();
+        let answer = timeout(CALL_TIMEOUT, client.certify(request)).await.map_err(|_| IdentityError::Timeout)??;
+        let answer = answer.into_inner();
+        let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let identity = Identity::new(chain, key)?;
+        let trust = answer.trust.unwrap_or_default();
+        self.keeper.set_trust(TrustBundle::from_proto(&trust)?);
+        tracing::info!(identity = %identity.id(), serial = identity.serial(), issuer = identity.issuer(), "new certificate");
+        self.keeper.set_identity(identity);
+        Ok(trust.issuer)
+    }
+
+    async fn follow_trust(&self, issuer: watch::Sender<String>) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut rng = self.sys.entropy.rng();
+        loop {
+            match self.follow_once(&issuer, &mut backoff).await {
+                Ok(()) => tracing::debug!("the trust stream ended"),
+                Err(error) => tracing::info!(%error, "the trust stream broke off"),
+            }
+            tokio::time::sleep(backoff.next_wait(rng.next_u32())).await;
+        }
+    }
+
+    async fn follow_once(&self, issuer: &watch::Sender<String>, backoff: &mut Backoff) -> Result<(), IdentityError> {
+        let mut client = self.client.clone();
+        let opened = timeout(CALL_TIMEOUT, client.watch_trust(proto::WatchTrustRequest {})).await;
+        let mut bundles = opened.map_err(|_| IdentityError::Timeout)??.into_inner();
+        while let Some(bundle) = bundles.message().await? {
+            self.keeper.set_trust(TrustBundle::from_proto(&bundle)?);
+            issuer.send_replace(bundle.issuer);
+            backoff.reset();
+        }
+        Ok(())
+    }
+}
+
+async fn read_bounded(path: &std::path::Path) -> std::io::Result<String> {
+    use tokio::io::AsyncReadExt;
+    let mut text = String::new();
+    tokio::fs::File::open(path).await?.take(MAX_TOKEN + 1).read_to_string(&mut text).await?;
+    if text.len() as u64 > MAX_TOKEN {
+        return Err(std::io::Error::other(format!("more than {MAX_TOKEN} bytes")));
+    }
+    Ok(text)
+}
