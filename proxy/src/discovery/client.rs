@@ -18,7 +18,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{
     Command, Discovery,
-    store::{Reply, Store, kind_of, subscribe},
+    store::{Reply, Store, kind_of},
 };
 use crate::{config::Config, telemetry::Telemetry};
 
@@ -134,18 +134,18 @@ impl Client {
     }
 
     /// Answers a worker; what the controller must be told about it.
-    fn answer(&mut self, command: Command) -> Option<Message> {
+    fn answer(&mut self, command: Command) -> Vec<Message> {
         match command {
             Command::Follow(target, answer) => {
                 let followed = self.store.follow(&target);
-                let (follow, tell) = followed.map_or((None, false), |(follow, tell)| (Some(follow), tell));
+                let (follow, tell) = followed.map_or((None, Vec::new()), |(follow, tell)| (Some(follow), tell));
                 // The worker gave up waiting: the sweep finds that nobody follows.
                 let _ = answer.send(follow);
-                tell.then(|| Message::Subscribe(subscribe(&target, "")))
+                tell.into_iter().map(told).collect()
             }
             Command::Dump(answer) => {
                 let _ = answer.send(self.store.dump());
-                None
+                Vec::new()
             }
         }
     }
@@ -199,7 +199,7 @@ impl Client {
                         self.take_in(response).into_iter().collect()
                     }
                 },
-                Some(command) = self.commands.recv() => self.answer(command).into_iter().collect(),
+                Some(command) = self.commands.recv() => self.answer(command),
                 _ = sweep.tick() => {
                     let now = Instant::now();
                     let before = now.checked_sub(self.idle);

@@ -60,20 +60,16 @@ impl Link {
         })
     }
 
-    pub(super) async fn send(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let mut sender = self.sender().await?;
-        let (head, body) = head_for_http2(request)?;
-        match client::send(&mut sender, head, body).await {
-            Ok(response) => Ok(response.map(Body::H2)),
-            Err(error) => Err(failed(&error)),
-        }
-    }
-
     /// A handle that may open one stream. Waits for the connection, and for a free stream on it, in bounded number and
     /// time.
-    async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    pub(super) async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
         if self.pending.get() >= self.dialer.max_pending {
-            return Err(SendError::new(Code::Overloaded, "too many requests wait for this endpoint", true, "queue is full"));
+            return Err(SendError::new(
+                Code::Overloaded,
+                "too many requests wait for this endpoint",
+                true,
+                "queue is full",
+            ));
         }
         let _waiting = Waiting::begin(&self.pending);
         let waited = timeout(self.dialer.connect_timeout, self.ready_sender()).await;
@@ -183,6 +179,15 @@ where
     Ok(sender)
 }
 
+/// Sends one request.
+pub(super) async fn send(mut sender: SendRequest<Bytes>, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    let (head, body) = head_for_http2(request)?;
+    match client::send(&mut sender, head, body).await {
+        Ok(response) => Ok(response.map(Body::H2)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
 /// The head as HTTP/2 wants it: an absolute target, no `host`, the length of the body where it is known.
 fn head_for_http2(request: Request<Body>) -> Result<(Request<()>, Body), SendError> {
     let (mut parts, body) = request.into_parts();
@@ -194,7 +199,8 @@ fn head_for_http2(request: Request<Body>) -> Result<(Request<()>, Body), SendErr
     let authority = authority.map_err(|error| invalid(&error))?;
     if let Some(authority) = authority.or_else(|| parts.uri.authority().cloned()) {
         let mut target = uri::Parts::default();
-        target.path_and_query = parts.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
+        target.path_and_query =
+            parts.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
         target.scheme = Some(uri::Scheme::HTTP);
         target.authority = Some(authority);
         parts.uri = Uri::from_parts(target).map_err(|error| invalid(&error))?;
@@ -215,4 +221,3 @@ fn failed(error: &RequestError) -> SendError {
     };
     SendError { fault: Fault::new(code, detail), unprocessed, cause: error.to_string() }
 }
-
