@@ -1,0 +1,4 @@
+//! The commands, one file each. Floor 3: they read arguments, call the floors below, and print.
+
+pub mod completion;
+pub mod version;
