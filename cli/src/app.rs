@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, version},
+    commands::{completion, exec, version},
     io::{self, Out},
 };
 
@@ -26,6 +26,9 @@ enum Command {
     Version(version::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Become another program that ends with its parent.
+    #[command(hide = true)]
+    Exec(exec::Args),
 }
 
 /// The command line as clap sees it, for the reference page and the completion scripts.
@@ -52,6 +55,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
     match command {
         Command::Version(args) => version::run(&args, &mut out)?,
+        Command::Exec(args) => return Ok(exec::run(&args)),
         Command::Completion(args) => completion::run(&args, command_line(), &mut out)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
 //! The commands, one file each. Floor 3: they read arguments, call the floors below, and print.
 
 pub mod completion;
+pub mod exec;
 pub mod version;

@@ -16,3 +16,4 @@
 pub mod app;
 pub mod commands;
 pub mod io;
+pub mod local;
