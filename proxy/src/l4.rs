@@ -1,0 +1,8 @@
+//! Bytes and connections, below any protocol. Floor 1: imports `mesh_api` only.
+
+pub mod accept;
+mod copy;
+mod prefixed;
+
+pub use copy::{CopyEnd, copy};
+pub use prefixed::Prefixed;

@@ -1,0 +1,92 @@
+//! Accepts connections: bounded in number, calm when the system has no more to give.
+
+use std::{cell::Cell, future::Future, net::SocketAddr, rc::Rc, time::Duration};
+
+use mesh_api::sys::{Listener, Stream};
+use tokio::sync::Notify;
+
+/// How long to wait where accepting fails, for lack of file descriptors above all.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Counts connections against a limit; for one thread.
+#[derive(Debug)]
+pub struct Slots {
+    used: Cell<usize>,
+    max: usize,
+    freed: Notify,
+}
+
+impl Slots {
+    /// At most `max`, at least one.
+    #[must_use]
+    pub fn new(max: usize) -> Rc<Self> {
+        Rc::new(Self { used: Cell::new(0), max: max.max(1), freed: Notify::new() })
+    }
+
+    /// How many are used.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Waits until none is used.
+    pub async fn empty(&self) {
+        while self.used.get() > 0 {
+            self.freed.notified().await;
+        }
+    }
+
+    async fn take(self: &Rc<Self>) -> Slot {
+        while self.used.get() >= self.max {
+            self.freed.notified().await;
+        }
+        self.used.set(self.used.get() + 1);
+        Slot(Rc::clone(self))
+    }
+}
+
+/// One connection's slot; free when it is dropped.
+#[derive(Debug)]
+pub struct Slot(Rc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.used.set(self.0.used.get().saturating_sub(1));
+        self.0.freed.notify_one();
+    }
+}
+
+/// Accepts until `stop` completes; each connection is a task of its own. The listener is closed at the end.
+pub async fn accept<F>(
+    listener: Listener,
+    slots: Rc<Slots>,
+    stop: impl Future<Output = ()>,
+    serve: impl Fn(Stream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    tokio::pin!(stop);
+    loop {
+        let slot = tokio::select! {
+            () = &mut stop => return,
+            slot = slots.take() => slot,
+        };
+        let accepted = tokio::select! {
+            () = &mut stop => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let serving = serve(stream, peer);
+                tokio::task::spawn_local(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept; waiting");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}

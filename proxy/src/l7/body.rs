@@ -1,0 +1,142 @@
+//! The one body type of the request path: whatever came in, and whatever the proxy says itself. Floor 2.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::Reason;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, ReadBuf, ReadHalf},
+    sync::oneshot,
+};
+
+use super::{h1, h2 as mesh_h2};
+
+/// Bytes read from a tunnel at once.
+const TUNNEL_READ: usize = 16 * 1024;
+
+/// A body.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// A text of the proxy's own; empty once it was taken.
+    Text(&'static str),
+    /// Received over HTTP/1.
+    H1(h1::Incoming),
+    /// Received over HTTP/2.
+    H2(mesh_h2::Incoming),
+    /// The bytes of a connection that was upgraded, or will be.
+    Tunnel(Tunnel),
+}
+
+/// Why a body ended before its end. What was received must not be taken for complete.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Over HTTP/1.
+    #[error("{0}")]
+    H1(#[from] h1::BodyError),
+    /// Over HTTP/2.
+    #[error("{0}")]
+    H2(#[from] mesh_h2::BodyError),
+    /// The upgraded connection broke.
+    #[error("the upgraded connection broke: {0}")]
+    Tunnel(std::io::Error),
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+}
+
+impl mesh_h2::server::ResetReason for BodyError {
+    fn reset_reason(&self) -> Reason {
+        match self {
+            Self::H2(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
+            Self::Deadline => Reason::CANCEL,
+            Self::H1(_) | Self::Tunnel(_) => Reason::INTERNAL_ERROR,
+        }
+    }
+}
+
+/// The bytes that come out of an upgraded connection.
+#[derive(Debug)]
+pub enum Tunnel {
+    /// The answer that upgrades it has not been given; dropped, there will be none.
+    Waiting(oneshot::Receiver<ReadHalf<h1::Upgraded>>),
+    /// They come.
+    Open(ReadHalf<h1::Upgraded>),
+    /// The connection ended.
+    Done,
+}
+
+impl Tunnel {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            match self {
+                Self::Done => return Poll::Ready(None),
+                Self::Waiting(waiting) => match Pin::new(waiting).poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(reader)) => *self = Self::Open(reader),
+                    Poll::Ready(Err(_)) => *self = Self::Done,
+                },
+                Self::Open(reader) => {
+                    let mut space = BytesMut::zeroed(TUNNEL_READ);
+                    let mut buffer = ReadBuf::new(&mut space);
+                    match Pin::new(reader).poll_read(cx, &mut buffer) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(BodyError::Tunnel(error)))),
+                        Poll::Ready(Ok(())) => {
+                            let read = buffer.filled().len();
+                            if read == 0 {
+                                *self = Self::Done;
+                                continue;
+                            }
+                            space.truncate(read);
+                            return Poll::Ready(Some(Ok(Frame::data(space.freeze()))));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Text(text) => {
+                let text = std::mem::take(text);
+                if text.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(Frame::data(text.into())))) }
+            }
+            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Tunnel(tunnel) => tunnel.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Tunnel(Tunnel::Done) => true,
+            Self::Text(text) => text.is_empty(),
+            Self::H1(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end_stream(),
+            Self::Tunnel(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Self::H1(body) => body.size_hint(),
+            Self::H2(body) => body.size_hint(),
+            Self::Tunnel(_) => SizeHint::new(),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The server half: one connection, a task for each stream.
+
+use std::{future::Future, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use h2::{Reason, server::SendResponse};
+use http::{Request, Response};
+use http_body::Body;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+use super::{
+    Incoming,
+    body::{SendFault, send_body},
+    client::{Limits, content_length},
+};
+
+/// Why a connection ended before its peer closed it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The preface or the settings did not come in time.
+    #[error("the HTTP/2 preface did not come in time")]
+    Preface,
+    /// The connection broke, or broke the rules.
+    #[error("HTTP/2: {0}")]
+    Connection(#[from] h2::Error),
+}
+
+/// Maps a service's failing body to the code that the client sees.
+pub trait ResetReason {
+    /// The code for `RST_STREAM`.
+    fn reset_reason(&self) -> Reason;
+}
+
+/// Serves a connection until its client leaves or `drain` completes and the streams in flight are done.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve<IO, S, F, B>(
+    io: IO,
+    service: Rc<S>,
+    limits: &Limits,
+    drain: impl Future<Output = ()>,
+) -> Result<(), ServeError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: ResetReason,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_list)
+        .max_send_buffer_size(limits.send_buffer)
+        .max_concurrent_reset_streams(64)
+        .max_pending_accept_reset_streams(64);
+    let handshake = builder.handshake(io);
+    let mut connection = timeout(limits.preface_timeout, handshake).await.map_err(|_| ServeError::Preface)??;
+    let mut alive = connection.ping_pong().map(|pings| Box::pin(keep_alive(pings, limits.ping_interval)));
+    tokio::pin!(drain);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok((request, respond))) => {
+                    tokio::task::spawn_local(stream(request, respond, Rc::clone(&service)));
+                }
+            },
+            () = &mut drain, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = async { match alive.as_mut() { Some(alive) => alive.await, None => std::future::pending().await } } => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                alive = None;
+            }
+        }
+    }
+}
+
+/// Completes when the peer has not answered a ping within the interval.
+pub(super) async fn keep_alive(mut pings: h2::PingPong, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        match timeout(interval, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection says itself how it ended.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+async fn stream<S, F, B>(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, service: Rc<S>)
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: ResetReason,
+{
+    let length = content_length(request.headers());
+    let request = request.map(|body| Incoming::new(body, length));
+    // The caller gave up: dropping the service's future cancels all that it does.
+    let response = tokio::select! {
+        biased;
+        response = service(request) => response,
+        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    let (parts, body) = response.into_parts();
+    let bodyless = body.is_end_stream();
+    let Ok(mut sender) = respond.send_response(Response::from_parts(parts, ()), bodyless) else { return };
+    if bodyless {
+        return;
+    }
+    if let Err(SendFault::Body(error)) = send_body(body, &mut sender).await {
+        sender.send_reset(error.reset_reason());
+    }
+}

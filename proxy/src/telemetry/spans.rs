@@ -1,0 +1,156 @@
+//! Spans, and their export as OTLP over gRPC: batched, bounded, never in a request's way.
+
+use std::time::{Duration, SystemTime};
+
+use mesh_api::{backoff::Backoff, names, sys::Sys};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan, Status, span::SpanKind, status::StatusCode},
+};
+use rand::Rng as _;
+use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::{Channel, Endpoint};
+
+use super::Telemetry;
+
+/// Spans sent at once.
+const BATCH: usize = 512;
+/// A batch that is not full waits this long for more.
+const LINGER: Duration = Duration::from_millis(500);
+/// One export takes at most this long.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which side of the hop the span tells about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The inbound side.
+    Server,
+    /// The outbound side.
+    Client,
+}
+
+/// One finished span.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Trace.
+    pub trace_id: [u8; 16],
+    /// Span.
+    pub span_id: [u8; 8],
+    /// Parent; zero where it begins the trace.
+    pub parent_id: [u8; 8],
+    /// Side.
+    pub kind: Kind,
+    /// `METHOD` or `METHOD route`: low cardinality.
+    pub name: String,
+    /// Begin.
+    pub start: SystemTime,
+    /// End.
+    pub end: SystemTime,
+    /// Attributes, in OpenTelemetry's semantic names.
+    pub attributes: Vec<(&'static str, Value)>,
+    /// True where it failed.
+    pub failed: bool,
+}
+
+/// A value of an attribute.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(i64),
+}
+
+/// Exports spans until the proxy has dropped its end of the queue, then what is left.
+pub async fn export(mut queue: mpsc::Receiver<Span>, endpoint: String, telemetry: &Telemetry, sys: &Sys) {
+    let Ok(endpoint) = Endpoint::from_shared(endpoint) else { return };
+    let channel = endpoint.connect_timeout(EXPORT_TIMEOUT).timeout(EXPORT_TIMEOUT).connect_lazy();
+    let mut client = TraceServiceClient::new(channel);
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    let mut rng = sys.entropy.rng();
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let _ = timeout(LINGER, fill(&mut queue, &mut batch)).await;
+        let count = batch.len() as u64;
+        let request = request(std::mem::take(&mut batch), telemetry);
+        match send(&mut client, request).await {
+            Ok(()) => backoff.reset(),
+            Err(error) => {
+                telemetry.spans_dropped.increment(count);
+                tracing::debug!(%error, spans = count, "spans were not exported");
+                tokio::time::sleep(backoff.next_wait(rng.next_u32())).await;
+            }
+        }
+    }
+}
+
+async fn fill(queue: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
+    while batch.len() < BATCH {
+        match queue.recv().await {
+            Some(span) => batch.push(span),
+            None => return,
+        }
+    }
+}
+
+async fn send(client: &mut TraceServiceClient<Channel>, request: ExportTraceServiceRequest) -> Result<(), String> {
+    match timeout(EXPORT_TIMEOUT, client.export(request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+fn request(batch: Vec<Span>, telemetry: &Telemetry) -> ExportTraceServiceRequest {
+    let attributes = vec![
+        attribute("service.name", Value::Text(telemetry.workload.to_string())),
+        attribute("service.namespace", Value::Text(telemetry.namespace.to_string())),
+        attribute("telemetry.sdk.name", Value::Text("mesh".to_owned())),
+    ];
+    let scope = InstrumentationScope {
+        name: names::GROUP.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    };
+    let spans =
+        ScopeSpans { scope: Some(scope), spans: batch.into_iter().map(wire).collect(), ..ScopeSpans::default() };
+    let resource = Resource { attributes, ..Resource::default() };
+    let spans = ResourceSpans { resource: Some(resource), scope_spans: vec![spans], ..ResourceSpans::default() };
+    ExportTraceServiceRequest { resource_spans: vec![spans] }
+}
+
+fn wire(span: Span) -> WireSpan {
+    let kind = match span.kind {
+        Kind::Server => SpanKind::Server,
+        Kind::Client => SpanKind::Client,
+    };
+    let parent = if span.parent_id == [0; 8] { Vec::new() } else { span.parent_id.to_vec() };
+    let code = if span.failed { StatusCode::Error } else { StatusCode::Unset };
+    WireSpan {
+        trace_id: span.trace_id.to_vec(),
+        span_id: span.span_id.to_vec(),
+        parent_span_id: parent,
+        name: span.name,
+        kind: kind.into(),
+        start_time_unix_nano: nanos(span.start),
+        end_time_unix_nano: nanos(span.end),
+        attributes: span.attributes.into_iter().map(|(name, value)| attribute(name, value)).collect(),
+        status: Some(Status { code: code.into(), ..Status::default() }),
+        ..WireSpan::default()
+    }
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn attribute(name: &'static str, value: Value) -> KeyValue {
+    let value = match value {
+        Value::Text(text) => any_value::Value::StringValue(text),
+        Value::Number(number) => any_value::Value::IntValue(number),
+    };
+    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
