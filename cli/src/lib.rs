@@ -14,6 +14,8 @@
 //! ```
 
 pub mod app;
+pub mod collector;
 pub mod commands;
 pub mod io;
 pub mod local;
+pub mod query;
