@@ -1,1 +1,23 @@
-//! skeleton
+//! The control plane of the mesh: reads what users write, works out what each proxy must know, and tells it.
+//!
+//! A change travels upwards through these floors; each imports lower floors only:
+//!
+//! ```text
+//!  5  app        puts everything together and owns every task
+//!  4  serve      the discovery service: one actor a stream, newest state, no queue
+//!     status     who is connected and runs what; problems, for people
+//!  3  source     where objects come from: files          config   what the process is told
+//!  2  resolve    index -> what one proxy must know; pure
+//!     review     index -> references that lead nowhere, conflicts; pure
+//!  1  index      all objects, incrementally; which keys a change makes dirty; pure
+//!     translate  one object -> checked parts; pure
+//!  0  problem    what is wrong, said so that it can be mended
+//!     telemetry  every metric, once
+//! ```
+
+pub mod index;
+pub mod problem;
+pub mod resolve;
+pub mod review;
+pub mod source;
+pub mod translate;

@@ -6,13 +6,11 @@
 pub mod metrics;
 pub mod spans;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use self::{metrics::METRICS, spans::Span};
@@ -31,7 +29,8 @@ const ACCESS_QUEUE: usize = 4096;
 /// Everything telemetry, shared by all threads of one proxy.
 pub struct Telemetry {
     recorder: PrometheusRecorder,
-    series: AtomicUsize,
+    /// Every series there is. Locked when a label set is resolved, which no request does.
+    series: Mutex<HashSet<Key>>,
     max_series: usize,
     spans: Option<mpsc::Sender<Span>>,
     spans_dropped: Counter,
@@ -78,7 +77,7 @@ impl Telemetry {
         let telemetry = Self {
             spans_dropped: plain("mesh_spans_dropped_total"),
             access_dropped: plain("mesh_access_lines_dropped_total"),
-            series: AtomicUsize::new(0),
+            series: Mutex::default(),
             max_series: config.telemetry.max_series,
             spans,
             access,
@@ -99,29 +98,32 @@ impl Telemetry {
     }
 
     /// Resolves a counter. Once for a label set, not for a request.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&self.key(name, labels), &META)
     }
 
     /// Resolves a gauge. Once for a label set, not for a request.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
         self.recorder.register_gauge(&self.key(name, labels), &META)
     }
 
     /// Resolves a histogram. Once for a label set, not for a request.
-    #[must_use]
     pub fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
         self.recorder.register_histogram(&self.key(name, labels), &META)
     }
 
     /// Beyond the cap every value is counted as `other`: the number of series must not be for others to choose.
     fn key(&self, name: &'static str, labels: Vec<Label>) -> Key {
-        if self.series.fetch_add(1, Ordering::Relaxed) < self.max_series {
-            return Key::from_parts(name, labels);
+        let key = Key::from_parts(name, labels);
+        let mut series = self.series.lock();
+        if series.contains(&key) {
+            return key;
         }
-        let other = labels.into_iter().map(|label| Label::new(label.key().to_owned(), "other"));
+        if series.len() < self.max_series {
+            series.insert(key.clone());
+            return key;
+        }
+        let other = key.labels().map(|label| Label::new(label.key().to_owned(), "other"));
         Key::from_parts(name, other.collect::<Vec<_>>())
     }
 

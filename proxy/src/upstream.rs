@@ -1,0 +1,124 @@
+//! Reaching one endpoint: who it is, which protocol, and the connections that are kept to it. Floor 4: imports `l7`,
+//! `l4`, `fault`, `telemetry`.
+//!
+//! To a member: one multiplexed connection over mutual TLS. To anything else, and to the application itself: as the
+//! application would have done it, HTTP/1.1 from a pool or HTTP/2 with prior knowledge.
+
+pub mod dial;
+mod link;
+mod pool;
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, Response, Version};
+use mesh_api::{spiffe::SpiffeId, sys::Sys, tls::Keeper};
+
+use self::{link::Link, pool::Pool};
+use crate::{
+    fault::{Code, Fault},
+    l7::body::Body,
+    telemetry::Telemetry,
+};
+
+/// What all endpoints of one worker have in common.
+pub struct Dialer {
+    /// Sockets and clock.
+    pub sys: Sys,
+    /// Own certificate and roots.
+    pub keeper: Arc<Keeper>,
+    /// For connecting, handshake included.
+    pub connect_timeout: Duration,
+    /// Requests that may wait for a connection to one endpoint.
+    pub max_pending: usize,
+    /// Counters of handshakes.
+    pub handshakes: dial::HandshakeMetrics,
+}
+
+impl Dialer {
+    /// For one worker.
+    #[must_use]
+    pub fn new(
+        sys: &Sys,
+        keeper: &Arc<Keeper>,
+        telemetry: &Arc<Telemetry>,
+        connect_timeout: Duration,
+        max_pending: usize,
+    ) -> Rc<Self> {
+        let handshakes = dial::HandshakeMetrics::new(telemetry, "client");
+        Rc::new(Self { sys: sys.clone(), keeper: Arc::clone(keeper), connect_timeout, max_pending, handshakes })
+    }
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub struct SendError {
+    /// What went wrong, for the caller.
+    pub fault: Fault,
+    /// True where the endpoint cannot have worked on the request.
+    pub unprocessed: bool,
+    /// For the log.
+    pub cause: String,
+}
+
+impl SendError {
+    fn new(code: Code, detail: &'static str, unprocessed: bool, cause: impl ToString) -> Self {
+        Self { fault: Fault::new(code, detail), unprocessed, cause: cause.to_string() }
+    }
+}
+
+/// One endpoint, and the connections kept to it by one worker.
+pub struct Upstream {
+    dialer: Rc<Dialer>,
+    address: SocketAddr,
+    identity: Option<SpiffeId>,
+    link: Rc<Link>,
+    pool: Rc<Pool>,
+}
+
+impl Upstream {
+    /// No connection is made before the first request. With an identity the peer must prove it.
+    #[must_use]
+    pub fn new(dialer: &Rc<Dialer>, address: SocketAddr, identity: Option<SpiffeId>) -> Self {
+        let link = Link::new(dialer, address, identity.clone());
+        Self { dialer: Rc::clone(dialer), address, identity, link, pool: Pool::new(dialer, address) }
+    }
+
+    /// Whom the peer must prove to be; `None`: it is no member.
+    #[must_use]
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.identity.as_ref()
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a request and waits for the head of its response. To a member it goes over the link; otherwise its version
+    /// says which protocol the endpoint is spoken to in.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        if self.identity.is_some() || request.version() == Version::HTTP_2 {
+            self.link.send(request).await
+        } else {
+            self.pool.send(request).await
+        }
+    }
+
+    /// A connection of its own for bytes that are not HTTP.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub async fn connect(&self) -> Result<dial::Tunnelled, SendError> {
+        match &self.identity {
+            None => dial::plain(&self.dialer, self.address).await.map(dial::Tunnelled::Plain),
+            Some(identity) => {
+                let alpn = mesh_api::names::ALPN_MESH_TCP;
+                dial::mutual(&self.dialer, self.address, identity, alpn).await.map(|stream| dial::Tunnelled::Mutual(Box::new(stream)))
+            }
+        }
+    }
+}

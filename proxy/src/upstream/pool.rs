@@ -1,0 +1,184 @@
+//! HTTP/1.1 connections to one address, kept for the next request.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use http::{Method, Request, Response};
+use http_body::Body as _;
+use tokio::time::Instant;
+
+use super::{Dialer, SendError, dial};
+use crate::{
+    fault::Code,
+    l7::{
+        body::Body,
+        h1::{self, ClientConfig, ClientErrorKind, Connection, Retry},
+    },
+};
+
+/// Idle connections kept.
+const MAX_IDLE: usize = 128;
+/// An idle connection is closed after this time: sooner than most servers close theirs.
+const IDLE: Duration = Duration::from_secs(4);
+/// A request that must not be sent twice uses a kept connection only where it was used within this time: then the
+/// server is not just about to close it.
+const FRESH: Duration = Duration::from_millis(500);
+/// Connections at once, used and idle.
+const MAX_CONNECTIONS: usize = 10_000;
+
+pub(super) struct Pool {
+    dialer: Rc<Dialer>,
+    address: SocketAddr,
+    config: ClientConfig,
+    /// The most recently used last.
+    idle: RefCell<Vec<(Connection, Instant)>>,
+    open: Cell<usize>,
+    sweeping: Cell<bool>,
+}
+
+/// A failure, and whether the same request may go on another connection to the same server.
+struct Failed {
+    error: SendError,
+    retry: Retry,
+}
+
+/// Counts one connection for as long as it is used or kept.
+struct Counted(Rc<Pool>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
+impl Pool {
+    pub(super) fn new(dialer: &Rc<Dialer>, address: SocketAddr) -> Rc<Self> {
+        Rc::new(Self {
+            dialer: Rc::clone(dialer),
+            address,
+            config: ClientConfig::default(),
+            idle: RefCell::default(),
+            open: Cell::new(0),
+            sweeping: Cell::new(false),
+        })
+    }
+
+    pub(super) async fn send(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let repeatable = is_repeatable(&request);
+        let kept = self.take(repeatable);
+        // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
+        // on a new one, but only what may be sent twice.
+        let again = (repeatable && kept.is_some()).then(|| copy_of(&request));
+        match (self.send_on(kept, request).await, again) {
+            (Err(Failed { retry, .. }), Some(request)) if retry != Retry::Never => {
+                self.send_on(None, request).await.map_err(|failed| failed.error)
+            }
+            (result, _) => result.map_err(|failed| failed.error),
+        }
+    }
+
+    async fn send_on(
+        self: &Rc<Self>,
+        kept: Option<Connection>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Failed> {
+        let connection = match kept {
+            Some(connection) => connection,
+            None => {
+                if self.open.get() >= MAX_CONNECTIONS {
+                    let error = SendError::new(Code::Overloaded, "too many connections to this endpoint", true, "limit");
+                    return Err(Failed { error, retry: Retry::Never });
+                }
+                let dialled = dial::plain(&self.dialer, self.address).await;
+                Connection::new(dialled.map_err(|error| Failed { error, retry: Retry::Never })?)
+            }
+        };
+        self.open.set(self.open.get() + 1);
+        let counted = Counted(Rc::clone(self));
+        let response = h1::send(connection, request, &self.config, move |connection| {
+            let Counted(pool) = &counted;
+            pool.put(connection);
+        });
+        match response.await {
+            Ok(response) => Ok(response.map(Body::H1)),
+            Err(error) => Err(Failed { error: failed(&error), retry: error.retry() }),
+        }
+    }
+
+    fn take(&self, repeatable: bool) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let now = Instant::now();
+        while let Some((connection, since)) = idle.pop() {
+            let age = now.duration_since(since);
+            if age < IDLE && connection.is_alive() {
+                if repeatable || age < FRESH {
+                    return Some(connection);
+                }
+                idle.push((connection, since));
+                return None;
+            }
+        }
+        None
+    }
+
+    fn put(self: &Rc<Self>, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= MAX_IDLE {
+            return;
+        }
+        idle.push((connection, Instant::now()));
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(self)));
+        }
+    }
+}
+
+/// Closes what has been idle for too long, until nothing is idle.
+async fn sweep(pool: std::rc::Weak<Pool>) {
+    loop {
+        tokio::time::sleep(IDLE / 2).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let now = Instant::now();
+        let mut idle = pool.idle.borrow_mut();
+        idle.retain(|(connection, since)| now.duration_since(*since) < IDLE && connection.is_alive());
+        if idle.is_empty() {
+            *idle = Vec::new();
+            pool.sweeping.set(false);
+            return;
+        }
+    }
+}
+
+/// Safe or idempotent (RFC 9110 section 9.2.2), without a body that would be gone, and no upgrade.
+fn is_repeatable(request: &Request<Body>) -> bool {
+    let method = request.method();
+    let idempotent = method.is_safe() || method == Method::PUT || method == Method::DELETE;
+    idempotent && request.body().is_end_stream()
+}
+
+pub(super) fn copy_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// What the caller is told, and whether another endpoint may be tried.
+fn failed(error: &h1::ClientError) -> SendError {
+    let unprocessed = error.retry() == Retry::Always;
+    let (code, detail) = match error.kind() {
+        ClientErrorKind::HeadTimeout | ClientErrorKind::WriteTimeout => (Code::Timeout, "the server did not answer in time"),
+        ClientErrorKind::BadResponse(_) => (Code::BadResponse, "the server's answer is not valid HTTP"),
+        ClientErrorKind::Unwritable | ClientErrorKind::RequestBody(_) | ClientErrorKind::RequestLength => {
+            (Code::BadRequest, "the request broke off or cannot be sent on")
+        }
+        _ => (Code::UpstreamReset, "the server closed the connection before it answered"),
+    };
+    SendError::new(code, detail, unprocessed, error)
+}

@@ -1,0 +1,133 @@
+//! What one worker thread has: the things that everything on it shares. Floor 5: imports `upstream`, `discovery`.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use ::metrics::Gauge;
+use mesh_api::{sys::Sys, tls::Keeper};
+use rand::{Rng as _, rngs::StdRng};
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    discovery::Discovery,
+    l7::h1,
+    telemetry::{
+        Telemetry,
+        metrics::{Direction, RefusalMetrics},
+    },
+    upstream::Dialer,
+};
+
+/// How far the proxy is in stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// Nothing new comes in; what is in flight ends. The application's own calls still go out.
+    DrainingInbound,
+    /// Nothing new goes out either.
+    DrainingAll,
+}
+
+/// One worker's things. Everything is for one thread, nothing is locked.
+pub struct Worker {
+    /// Sockets, clock, randomness.
+    pub sys: Sys,
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Own certificate and roots.
+    pub keeper: Arc<Keeper>,
+    /// Where to ask about the mesh.
+    pub discovery: Discovery,
+    /// Metrics, spans, access lines.
+    pub telemetry: Arc<Telemetry>,
+    /// Connecting to endpoints.
+    pub outbound_dialer: Rc<Dialer>,
+    /// Connecting to the application.
+    pub inbound_dialer: Rc<Dialer>,
+    /// Refusals of the inbound side.
+    pub inbound_refusals: RefusalMetrics,
+    /// Refusals of the outbound side.
+    pub outbound_refusals: RefusalMetrics,
+    /// Limits of HTTP/1 towards callers from other machines.
+    pub inbound_http1: Rc<h1::ServerConfig>,
+    /// Limits of HTTP/1 towards the application.
+    pub outbound_http1: Rc<h1::ServerConfig>,
+    /// Open connections, inbound and outbound.
+    pub open: [Gauge; 2],
+    phase: watch::Receiver<Phase>,
+    random: RefCell<StdRng>,
+    requests: Cell<u64>,
+}
+
+impl Worker {
+    /// A worker's things.
+    #[must_use]
+    pub fn new(
+        sys: &Sys,
+        config: &Arc<Config>,
+        keeper: &Arc<Keeper>,
+        discovery: &Discovery,
+        telemetry: &Arc<Telemetry>,
+        phase: watch::Receiver<Phase>,
+    ) -> Rc<Self> {
+        let dialer = |timeout| Dialer::new(sys, keeper, telemetry, timeout, config.outbound.max_pending);
+        let gauge = |direction: Direction| {
+            let label = ::metrics::Label::from_static_parts("direction", direction.as_str());
+            telemetry.gauge("mesh_connections_open", vec![label])
+        };
+        Rc::new(Self {
+            sys: sys.clone(),
+            config: Arc::clone(config),
+            keeper: Arc::clone(keeper),
+            discovery: discovery.clone(),
+            telemetry: Arc::clone(telemetry),
+            outbound_dialer: dialer(config.outbound.connect_timeout),
+            inbound_dialer: dialer(config.inbound.connect_timeout),
+            inbound_refusals: RefusalMetrics::new(telemetry, Direction::Inbound),
+            outbound_refusals: RefusalMetrics::new(telemetry, Direction::Outbound),
+            inbound_http1: Rc::new(http1_limits(telemetry, Direction::Inbound)),
+            outbound_http1: Rc::new(http1_limits(telemetry, Direction::Outbound)),
+            open: [gauge(Direction::Inbound), gauge(Direction::Outbound)],
+            phase,
+            random: RefCell::new(sys.entropy.rng()),
+            requests: Cell::new(0),
+        })
+    }
+
+    /// Uniform over all of `u64`.
+    pub fn random(&self) -> u64 {
+        self.requests.set(self.requests.get().wrapping_add(1));
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// Random bytes for identifiers.
+    pub fn random_bytes(&self, bytes: &mut [u8]) {
+        self.random.borrow_mut().fill_bytes(bytes);
+    }
+
+    /// Completes when the proxy is at least in `phase`.
+    pub fn reached(&self, phase: Phase) -> impl Future<Output = ()> + use<> {
+        let mut phases = self.phase.clone();
+        async move {
+            // The sender is gone: the proxy has stopped.
+            let _ = phases.wait_for(|now| *now >= phase).await;
+        }
+    }
+}
+
+fn http1_limits(telemetry: &Arc<Telemetry>, direction: Direction) -> h1::ServerConfig {
+    let telemetry = Arc::clone(telemetry);
+    let hook = move |bad: &h1::BadRequest| {
+        let labels = vec![
+            ::metrics::Label::from_static_parts("direction", direction.as_str()),
+            ::metrics::Label::from_static_parts("reason", bad.reason.as_str()),
+        ];
+        telemetry.counter("mesh_bad_requests_total", labels).increment(1);
+    };
+    h1::ServerConfig { on_bad_request: Some(Arc::new(hook)), ..h1::ServerConfig::default() }
+}
