@@ -15,9 +15,12 @@
 //! ```
 
 pub mod keep;
+pub mod manifests;
 pub mod overrides;
+pub mod plan;
 pub mod ports;
 pub mod process;
 pub mod report;
 pub mod state;
+pub mod tokens;
 pub mod toml;
