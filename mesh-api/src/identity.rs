@@ -166,7 +166,8 @@ impl Member {
         let wait = due.saturating_sub(age).max(RETRY.0);
         // A bundle that was sent before the certificate was issued names the older issuer: only what comes later counts.
         let other = issuer.wait_for(|now| !now.is_empty() && now != signer);
-        if let Ok(Ok(_)) = timeout(wait, other).await {
+        let changed = timeout(wait, other).await.is_ok_and(|seen| seen.is_ok());
+        if changed {
             let spread = f64::from(self.sys.entropy.rng().next_u32()) / f64::from(u32::MAX);
             tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
         }

@@ -140,6 +140,11 @@ impl Telemetry {
         }
     }
 
+    /// Counter of spans that could not be exported.
+    pub fn spans_dropped(&self) -> Counter {
+        self.spans_dropped.clone()
+    }
+
     /// True where access lines are written.
     #[must_use]
     pub fn logs_access(&self) -> bool {

@@ -10,7 +10,10 @@ mod pool;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, Response, Version};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Method, Request, Response, Version};
+use http_body::Body as _;
 use mesh_api::{spiffe::SpiffeId, sys::Sys, tls::Keeper};
 
 use self::{link::Link, pool::Pool};
@@ -95,16 +98,17 @@ impl Upstream {
         self.address
     }
 
-    /// Sends a request and waits for the head of its response. To a member it goes over the link; otherwise its version
-    /// says which protocol the endpoint is spoken to in.
+    /// Waits until one request can be sent at once: connected, identity proven, a stream free. What fails here is safe
+    /// to try elsewhere, with the body still untouched. To a member it goes over the link; otherwise `version` says
+    /// which protocol the endpoint is spoken to in. `repeatable`: the request may be sent twice without harm.
     ///
     /// # Errors
-    /// [`SendError`].
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        if self.identity.is_some() || request.version() == Version::HTTP_2 {
-            self.link.send(request).await
+    /// [`SendError`]; nothing was sent.
+    pub async fn ready(&self, version: Version, repeatable: bool) -> Result<Ready, SendError> {
+        if self.identity.is_some() || version == Version::HTTP_2 {
+            self.link.sender().await.map(Ready::Link)
         } else {
-            self.pool.send(request).await
+            self.pool.ready(repeatable).await.map(Ready::Pool)
         }
     }
 
@@ -121,4 +125,32 @@ impl Upstream {
             }
         }
     }
+}
+
+/// A place for exactly one request.
+pub enum Ready {
+    /// A stream of the link.
+    Link(SendRequest<Bytes>),
+    /// A connection of the pool.
+    Pool(pool::Ready),
+}
+
+impl Ready {
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        match self {
+            Self::Link(sender) => link::send(sender, request).await,
+            Self::Pool(ready) => ready.send(request).await,
+        }
+    }
+}
+
+/// True where sending a request twice does no harm (RFC 9110 section 9.2.2) and is possible: no body that would be gone.
+#[must_use]
+pub fn is_repeatable(method: &Method, body: &Body) -> bool {
+    let idempotent = method.is_safe() || *method == Method::PUT || *method == Method::DELETE;
+    idempotent && body.is_end_stream()
 }

@@ -1,17 +1,14 @@
 //! What one worker thread has: the things that everything on it shares. Floor 5: imports `upstream`, `discovery`.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use ::metrics::Gauge;
+use ::metrics::{Counter, Gauge, Label};
 use mesh_api::{sys::Sys, tls::Keeper};
 use rand::{Rng as _, rngs::StdRng};
 use tokio::sync::watch;
 
 use crate::{
+    carry::Transferred,
     config::Config,
     discovery::Discovery,
     l7::h1,
@@ -19,6 +16,7 @@ use crate::{
         Telemetry,
         metrics::{Direction, RefusalMetrics},
     },
+    trace::Sampler,
     upstream::Dialer,
 };
 
@@ -59,9 +57,13 @@ pub struct Worker {
     pub outbound_http1: Rc<h1::ServerConfig>,
     /// Open connections, inbound and outbound.
     pub open: [Gauge; 2],
+    /// Decides which traces that begin here are recorded.
+    pub sampler: Sampler,
+    /// Tries that were repeated.
+    pub retries: Counter,
+    carried: [Transferred; 2],
     phase: watch::Receiver<Phase>,
     random: RefCell<StdRng>,
-    requests: Cell<u64>,
 }
 
 impl Worker {
@@ -77,7 +79,7 @@ impl Worker {
     ) -> Rc<Self> {
         let dialer = |timeout| Dialer::new(sys, keeper, telemetry, timeout, config.outbound.max_pending);
         let gauge = |direction: Direction| {
-            let label = ::metrics::Label::from_static_parts("direction", direction.as_str());
+            let label = Label::from_static_parts("direction", direction.as_str());
             telemetry.gauge("mesh_connections_open", vec![label])
         };
         Rc::new(Self {
@@ -93,16 +95,26 @@ impl Worker {
             inbound_http1: Rc::new(http1_limits(telemetry, Direction::Inbound)),
             outbound_http1: Rc::new(http1_limits(telemetry, Direction::Outbound)),
             open: [gauge(Direction::Inbound), gauge(Direction::Outbound)],
+            sampler: Sampler::ratio(telemetry.trace_ratio),
+            retries: telemetry.counter("mesh_retries_total", vec![Label::from_static_parts("reason", "unprocessed")]),
+            carried: [Direction::Inbound, Direction::Outbound].map(|direction| Transferred::new(telemetry, direction)),
             phase,
             random: RefCell::new(sys.entropy.rng()),
-            requests: Cell::new(0),
         })
     }
 
     /// Uniform over all of `u64`.
     pub fn random(&self) -> u64 {
-        self.requests.set(self.requests.get().wrapping_add(1));
         self.random.borrow_mut().next_u64()
+    }
+
+    /// Bytes carried in one direction.
+    pub fn transferred(&self, direction: Direction) -> &Transferred {
+        let [inbound, outbound] = &self.carried;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        }
     }
 
     /// Random bytes for identifiers.
@@ -124,8 +136,8 @@ fn http1_limits(telemetry: &Arc<Telemetry>, direction: Direction) -> h1::ServerC
     let telemetry = Arc::clone(telemetry);
     let hook = move |bad: &h1::BadRequest| {
         let labels = vec![
-            ::metrics::Label::from_static_parts("direction", direction.as_str()),
-            ::metrics::Label::from_static_parts("reason", bad.reason.as_str()),
+            Label::from_static_parts("direction", direction.as_str()),
+            Label::from_static_parts("reason", bad.reason.as_str()),
         ];
         telemetry.counter("mesh_bad_requests_total", labels).increment(1);
     };

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use ::metrics::Counter;
 use mesh_api::{backoff::Backoff, names, sys::Sys};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
-    resource::v1::Resource,
+    resource::v1::Resource as WireResource,
     trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan, Status, span::SpanKind, status::StatusCode},
 };
 use rand::Rng as _;
@@ -64,7 +65,13 @@ pub enum Value {
 }
 
 /// Exports spans until the proxy has dropped its end of the queue, then what is left.
-pub async fn export(mut queue: mpsc::Receiver<Span>, endpoint: String, telemetry: &Telemetry, sys: &Sys) {
+pub async fn export(
+    mut queue: mpsc::Receiver<Span>,
+    endpoint: String,
+    resource: Resource,
+    dropped: Counter,
+    sys: &Sys,
+) {
     let Ok(endpoint) = Endpoint::from_shared(endpoint) else { return };
     let channel = endpoint.connect_timeout(EXPORT_TIMEOUT).timeout(EXPORT_TIMEOUT).connect_lazy();
     let mut client = TraceServiceClient::new(channel);
@@ -74,11 +81,11 @@ pub async fn export(mut queue: mpsc::Receiver<Span>, endpoint: String, telemetry
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let _ = timeout(LINGER, fill(&mut queue, &mut batch)).await;
         let count = batch.len() as u64;
-        let request = request(std::mem::take(&mut batch), telemetry);
+        let request = request(std::mem::take(&mut batch), &resource);
         match send(&mut client, request).await {
             Ok(()) => backoff.reset(),
             Err(error) => {
-                telemetry.spans_dropped.increment(count);
+                dropped.increment(count);
                 tracing::debug!(%error, spans = count, "spans were not exported");
                 tokio::time::sleep(backoff.next_wait(rng.next_u32())).await;
             }
@@ -103,12 +110,24 @@ async fn send(client: &mut TraceServiceClient<Channel>, request: ExportTraceServ
     }
 }
 
-fn request(batch: Vec<Span>, telemetry: &Telemetry) -> ExportTraceServiceRequest {
-    let attributes = vec![
-        attribute("service.name", Value::Text(telemetry.workload.to_string())),
-        attribute("service.namespace", Value::Text(telemetry.namespace.to_string())),
-        attribute("telemetry.sdk.name", Value::Text("mesh".to_owned())),
-    ];
+/// Whose spans they are.
+#[derive(Clone, Debug)]
+pub struct Resource(WireResource);
+
+impl Resource {
+    /// The workload that the proxy stands beside.
+    #[must_use]
+    pub fn of(telemetry: &Telemetry) -> Self {
+        let attributes = vec![
+            attribute("service.name", Value::Text(telemetry.workload.to_string())),
+            attribute("service.namespace", Value::Text(telemetry.namespace.to_string())),
+            attribute("telemetry.sdk.name", Value::Text("mesh".to_owned())),
+        ];
+        Self(WireResource { attributes, ..WireResource::default() })
+    }
+}
+
+fn request(batch: Vec<Span>, resource: &Resource) -> ExportTraceServiceRequest {
     let scope = InstrumentationScope {
         name: names::GROUP.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,8 +135,7 @@ fn request(batch: Vec<Span>, telemetry: &Telemetry) -> ExportTraceServiceRequest
     };
     let spans =
         ScopeSpans { scope: Some(scope), spans: batch.into_iter().map(wire).collect(), ..ScopeSpans::default() };
-    let resource = Resource { attributes, ..Resource::default() };
-    let spans = ResourceSpans { resource: Some(resource), scope_spans: vec![spans], ..ResourceSpans::default() };
+    let spans = ResourceSpans { resource: Some(resource.0.clone()), scope_spans: vec![spans], ..ResourceSpans::default() };
     ExportTraceServiceRequest { resource_spans: vec![spans] }
 }
 

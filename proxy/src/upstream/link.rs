@@ -60,18 +60,9 @@ impl Link {
         })
     }
 
-    pub(super) async fn send(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let mut sender = self.sender().await?;
-        let (head, body) = head_for_http2(request)?;
-        match client::send(&mut sender, head, body).await {
-            Ok(response) => Ok(response.map(Body::H2)),
-            Err(error) => Err(failed(&error)),
-        }
-    }
-
     /// A handle that may open one stream. Waits for the connection, and for a free stream on it, in bounded number and
     /// time.
-    async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    pub(super) async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
         if self.pending.get() >= self.dialer.max_pending {
             return Err(SendError::new(Code::Overloaded, "too many requests wait for this endpoint", true, "queue is full"));
         }
@@ -181,6 +172,15 @@ where
         }
     });
     Ok(sender)
+}
+
+/// Sends one request.
+pub(super) async fn send(mut sender: SendRequest<Bytes>, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    let (head, body) = head_for_http2(request)?;
+    match client::send(&mut sender, head, body).await {
+        Ok(response) => Ok(response.map(Body::H2)),
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 /// The head as HTTP/2 wants it: an absolute target, no `host`, the length of the body where it is known.

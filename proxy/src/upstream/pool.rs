@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response};
-use http_body::Body as _;
+use http::{Request, Response};
 use tokio::time::Instant;
 
-use super::{Dialer, SendError, dial};
+use super::{Dialer, SendError, dial, is_repeatable};
 use crate::{
     fault::Code,
     l7::{
@@ -40,10 +39,27 @@ pub(super) struct Pool {
     sweeping: Cell<bool>,
 }
 
-/// A failure, and whether the same request may go on another connection to the same server.
-struct Failed {
-    error: SendError,
-    retry: Retry,
+/// A connection for one request.
+pub struct Ready {
+    pool: Rc<Pool>,
+    connection: Connection,
+    kept: bool,
+}
+
+impl Ready {
+    pub(super) async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let Self { pool, connection, kept } = self;
+        // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
+        // on a new one, but only what may be sent twice.
+        let again = (kept && is_repeatable(request.method(), request.body())).then(|| copy_of(&request));
+        match (pool.send_on(connection, request).await, again) {
+            (Err(error), Some(request)) if error.retry() != Retry::Never => {
+                let connection = pool.connect().await?;
+                pool.send_on(connection, request).await.map_err(|error| failed(&error))
+            }
+            (result, _) => result.map_err(|error| failed(&error)),
+        }
+    }
 }
 
 /// Counts one connection for as long as it is used or kept.
@@ -67,46 +83,35 @@ impl Pool {
         })
     }
 
-    pub(super) async fn send(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let repeatable = is_repeatable(&request);
-        let kept = self.take(repeatable);
-        // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
-        // on a new one, but only what may be sent twice.
-        let again = (repeatable && kept.is_some()).then(|| copy_of(&request));
-        match (self.send_on(kept, request).await, again) {
-            (Err(Failed { retry, .. }), Some(request)) if retry != Retry::Never => {
-                self.send_on(None, request).await.map_err(|failed| failed.error)
-            }
-            (result, _) => result.map_err(|failed| failed.error),
+    /// A connection for one request. A kept one may be closed by its server just when it is used: what must not be sent
+    /// twice gets one that was used a moment ago, or a new one.
+    pub(super) async fn ready(self: &Rc<Self>, repeatable: bool) -> Result<Ready, SendError> {
+        let (connection, kept) = match self.take(repeatable) {
+            Some(connection) => (connection, true),
+            None => (self.connect().await?, false),
+        };
+        Ok(Ready { pool: Rc::clone(self), connection, kept })
+    }
+
+    async fn connect(&self) -> Result<Connection, SendError> {
+        if self.open.get() >= MAX_CONNECTIONS {
+            return Err(SendError::new(Code::Overloaded, "too many connections to this endpoint", true, "limit"));
         }
+        dial::plain(&self.dialer, self.address).await.map(Connection::new)
     }
 
     async fn send_on(
         self: &Rc<Self>,
-        kept: Option<Connection>,
+        connection: Connection,
         request: Request<Body>,
-    ) -> Result<Response<Body>, Failed> {
-        let connection = match kept {
-            Some(connection) => connection,
-            None => {
-                if self.open.get() >= MAX_CONNECTIONS {
-                    let error = SendError::new(Code::Overloaded, "too many connections to this endpoint", true, "limit");
-                    return Err(Failed { error, retry: Retry::Never });
-                }
-                let dialled = dial::plain(&self.dialer, self.address).await;
-                Connection::new(dialled.map_err(|error| Failed { error, retry: Retry::Never })?)
-            }
-        };
+    ) -> Result<Response<Body>, h1::ClientError> {
         self.open.set(self.open.get() + 1);
         let counted = Counted(Rc::clone(self));
         let response = h1::send(connection, request, &self.config, move |connection| {
             let Counted(pool) = &counted;
             pool.put(connection);
         });
-        match response.await {
-            Ok(response) => Ok(response.map(Body::H1)),
-            Err(error) => Err(Failed { error: failed(&error), retry: error.retry() }),
-        }
+        Ok(response.await?.map(Body::H1))
     }
 
     fn take(&self, repeatable: bool) -> Option<Connection> {
@@ -153,14 +158,7 @@ async fn sweep(pool: std::rc::Weak<Pool>) {
     }
 }
 
-/// Safe or idempotent (RFC 9110 section 9.2.2), without a body that would be gone, and no upgrade.
-fn is_repeatable(request: &Request<Body>) -> bool {
-    let method = request.method();
-    let idempotent = method.is_safe() || method == Method::PUT || method == Method::DELETE;
-    idempotent && request.body().is_end_stream()
-}
-
-pub(super) fn copy_of(request: &Request<Body>) -> Request<Body> {
+fn copy_of(request: &Request<Body>) -> Request<Body> {
     let mut copy = Request::new(Body::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

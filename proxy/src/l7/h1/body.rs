@@ -203,11 +203,13 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // Of a response only: an unfinished one cannot be followed by another. Requests are drained by the server.
-        if self.end.take().is_some() {
-            if let Some(mut core) = self.conn.try_state() {
-                core.close();
-            }
+        let Some(mut core) = self.conn.try_state() else { return };
+        if self.end.is_some() {
+            // An unfinished response cannot be followed by another.
+            core.close();
+        } else if core.generation == self.generation {
+            // What is left of a request is the server's to drain.
+            core.abandoned = true;
         }
     }
 }

@@ -46,8 +46,10 @@ pub(super) fn make_room(buf: &mut BytesMut, size: usize) {
     {
         *buf = stocked;
     }
-    if buf.capacity() - buf.len() < READ_ROOM_MIN {
-        buf.reserve(size.saturating_sub(buf.len()).max(READ_ROOM_MIN));
+    // A connection that moves bulk is not content with a small remainder.
+    let least = if size > READ_SIZE { size / 2 } else { READ_ROOM_MIN };
+    if buf.capacity() - buf.len() < least {
+        buf.reserve(size.saturating_sub(buf.len()).max(least));
     }
 }
 

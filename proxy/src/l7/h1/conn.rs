@@ -74,6 +74,8 @@ pub(super) struct Core {
     pub(super) failure: Option<BodyError>,
     /// Counts messages: a body of an earlier one reads nothing.
     pub(super) generation: u32,
+    /// Nobody will read the current body any more (server half).
+    pub(super) abandoned: bool,
     /// The peer waits for `100 Continue` before it sends the body (server half).
     pub(super) continue_pending: bool,
     /// The head of the final response has been queued (server half).
@@ -110,6 +112,7 @@ impl ConnCell {
             waited: Duration::ZERO,
             failure: None,
             generation: 0,
+            abandoned: false,
             continue_pending: false,
             answered: false,
             upload: Upload::Done,
@@ -146,6 +149,7 @@ impl Core {
         self.received = 0;
         self.waited = Duration::ZERO;
         self.failure = None;
+        self.abandoned = false;
         self.reader = None;
         self.read_timer.stop();
     }
@@ -214,6 +218,7 @@ impl Core {
         match &polled {
             Poll::Pending | Poll::Ready(Ok(0) | Err(_)) => give_back(&mut self.rbuf),
             Poll::Ready(Ok(n)) if *n == room => self.read_size = (self.read_size * 2).min(READ_SIZE_MAX),
+            Poll::Ready(Ok(n)) if *n < READ_SIZE / 4 => self.read_size = READ_SIZE,
             Poll::Ready(Ok(_)) => {}
         }
         if matches!(polled, Poll::Ready(Ok(0))) {

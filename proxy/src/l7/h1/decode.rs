@@ -158,9 +158,11 @@ impl BodyDecoder {
     /// Bytes that are still to come, as far as framing tells.
     pub(super) fn size_hint(&self) -> SizeHint {
         let ahead = self.first.len() + self.second.len();
+        // With an exact size nobody would expect trailers behind the data.
+        let trailers = matches!(self.first, Ahead::Trailers(_)) || matches!(self.second, Ahead::Trailers(_));
         match self.decoder {
             Decoder::Length(remaining) => SizeHint::with_exact(ahead.saturating_add(remaining)),
-            _ if self.ended => SizeHint::with_exact(ahead),
+            _ if self.ended && !trailers => SizeHint::with_exact(ahead),
             _ => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(ahead);

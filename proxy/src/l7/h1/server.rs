@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 
+use self::head::NoHead;
 use super::body::Incoming;
 use super::conn::{BodyLimits, ConnCell, Duplex};
 use super::parse::Limits;
@@ -126,10 +127,10 @@ where
     let mut server = Server { conn, config, drain: Drain { future: pin!(drain), done: false }, requests: 0 };
     loop {
         let head = match server.read_head().await {
-            head::Next::Request(head) => head,
-            head::Next::Quiet => return server.shut().await,
-            head::Next::Bad(reason) => return server.refuse(reason).await,
-            head::Next::Failed(error) => return Err(ServeError::Io(error)),
+            Ok(head) => head,
+            Err(NoHead::Quiet) => return server.shut().await,
+            Err(NoHead::Bad(reason)) => return server.refuse(reason).await,
+            Err(NoHead::Failed(error)) => return Err(ServeError::Io(error)),
         };
         server.requests = server.requests.saturating_add(1);
         match server.exchange(head, &service).await? {

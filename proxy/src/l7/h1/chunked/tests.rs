@@ -3,8 +3,10 @@
 use super::*;
 use proptest::prelude::*;
 
+type Decoded = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
 /// Decodes `wire` given in pieces of `step` bytes; returns data, trailers and what was left over.
-fn decode(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), Reason> {
+fn decode(wire: &[u8], step: usize) -> Result<Decoded, Reason> {
     let mut decoder = ChunkedDecoder::default();
     let mut buf = BytesMut::new();
     let mut pieces = wire.chunks(step);
@@ -15,7 +17,7 @@ fn decode(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u
             Step::Trailers(map) => trailers = Some(map),
             Step::End => {
                 let rest = pieces.flatten().copied();
-                return Ok((data, trailers, buf.to_vec().into_iter().chain(rest).collect()));
+                return Ok((data, trailers, buf.iter().copied().chain(rest).collect()));
             }
             Step::More => match pieces.next() {
                 Some(piece) => buf.extend_from_slice(piece),

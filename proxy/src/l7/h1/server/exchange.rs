@@ -57,9 +57,10 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             Outcome::Gone => return Err(ServeError::ClientGone),
         };
         let (parts, body) = response.into_parts();
-        let connected = asked.method == Method::CONNECT && parts.status.is_success();
+        let connect = asked.method == Method::CONNECT;
+        let connected = connect && parts.status.is_success();
         if connected || parts.status.is_informational() {
-            let switches = connected || parts.status == StatusCode::SWITCHING_PROTOCOLS;
+            let switches = connected || (!connect && parts.status == StatusCode::SWITCHING_PROTOCOLS);
             return match asked.fulfil.filter(|fulfil| switches && fulfil.is_awaited()) {
                 Some(fulfil) => self.upgrade(&parts, fulfil).await,
                 None => self.respond_bad_gateway(&asked.method).await,
@@ -202,14 +203,16 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             self.drain.done || self.drain.poll_fired(&mut cx).is_ready()
         };
         let core = self.conn.state();
-        let unread = !core.body.is_received();
+        // A body that is still being read may well end; one that nobody reads is worth only so many bytes.
+        let hopeless =
+            core.continue_pending || (core.abandoned && core.body.size_hint().lower() > self.config.drain_max);
         draining
             || !asked.framing.keep_alive
             || asked.method == Method::CONNECT
             || framing == WireFraming::UntilClose
             || core.eof
             || core.failure.is_some()
-            || (unread && (core.continue_pending || core.body.size_hint().lower() > self.config.drain_max))
+            || (hopeless && !core.body.is_received())
     }
 
     async fn send_body<B>(&self, body: B, mut encoder: BodyEncoder, keep_alive: bool) -> Result<(), ServeError>

@@ -1,0 +1,91 @@
+//! The proxy's pages on the admin server. Floor 6.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use mesh_api::{
+    admin::{self, AdminRequest, Answer, Mount},
+    tls::Keeper,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    discovery::{Connection, Discovery, State},
+    worker::Phase,
+};
+
+/// What the pages show.
+pub struct ProxyAdmin {
+    /// Configuration in force.
+    pub config: Arc<Config>,
+    /// Own certificate and roots.
+    pub keeper: Arc<Keeper>,
+    /// What is known of the mesh.
+    pub discovery: Discovery,
+    /// The stream to the controller.
+    pub connection: Connection,
+    /// True once every worker listens.
+    pub listening: watch::Receiver<bool>,
+    /// How far the proxy is in stopping.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl ProxyAdmin {
+    fn identity(&self) -> Value {
+        let credentials = self.keeper.current();
+        let roots = credentials.trust.roots().count();
+        match &credentials.identity {
+            None => json!({ "roots": roots }),
+            Some(identity) => json!({
+                "id": identity.id().as_str(),
+                "serial": identity.serial(),
+                "issuer": identity.issuer(),
+                "not_after_unix": identity.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
+                "roots": roots,
+            }),
+        }
+    }
+
+    async fn page(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "config": *self.config,
+            "identity": self.identity(),
+            "discovery": { "connected": self.connection.is_up(), "held": self.discovery.dump().await },
+        })
+    }
+}
+
+impl Mount for ProxyAdmin {
+    fn answer<'a>(&'a self, request: &'a AdminRequest) -> Answer<'a> {
+        Box::pin(async move {
+            match (&request.method, request.path.as_str()) {
+                (&Method::GET, "/config") => Some(admin::json(StatusCode::OK, &self.page().await)),
+                _ => None,
+            }
+        })
+    }
+
+    fn index(&self) -> Vec<(&'static str, &'static str)> {
+        vec![("/config", "configuration, identity and everything known of the mesh, as JSON")]
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if *self.phase.borrow() != Phase::Serving {
+            return Some("the proxy is draining".into());
+        }
+        if self.keeper.current().identity.is_none() {
+            return Some("no certificate yet".into());
+        }
+        if !*self.listening.borrow() {
+            return Some("not listening yet".into());
+        }
+        match &*self.discovery.inbound().borrow() {
+            State::Known(_) => None,
+            State::Waiting => Some("no policy yet".into()),
+            State::Missing(reason) => Some(format!("the controller does not know this workload: {reason}")),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One worker: its runtime, its listeners, its end.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use mesh_api::{model::Target, sys::Listener};
+use tokio::task::LocalSet;
+
+use super::{Ground, Progress};
+use crate::{
+    inbound::Inbound,
+    l4::accept::{Slots, accept},
+    outbound::Outbound,
+    worker::{Phase, Worker},
+};
+
+/// A worker on a thread of its own.
+pub(super) fn thread(ground: Ground) {
+    let progress = ground.progress.clone();
+    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let local = LocalSet::new();
+            local.block_on(&runtime, work(ground)).map_err(|error| format!("{error:#}"))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    // The proxy is gone already.
+    let _ = progress.blocking_send(Progress::Ended(ended));
+}
+
+/// A worker in the local set that surrounds it.
+pub(super) async fn here(ground: Ground) {
+    let progress = ground.progress.clone();
+    let ended = work(ground).await.map_err(|error| format!("{error:#}"));
+    let _ = progress.send(Progress::Ended(ended)).await;
+}
+
+async fn work(ground: Ground) -> anyhow::Result<()> {
+    let Ground { sys, config, keeper, discovery, telemetry, phase, progress } = ground;
+    let worker = Worker::new(&sys, &config, &keeper, &discovery, &telemetry, phase);
+    let share = |max: usize| Slots::new(max / usize::from(config.workers));
+    let inbound = Side { worker: Rc::clone(&worker), slots: share(config.inbound.max_connections), until: Phase::DrainingInbound };
+    let outbound = Side { worker: Rc::clone(&worker), slots: share(config.outbound.max_connections), until: Phase::DrainingAll };
+    open_inbound(&inbound).await?;
+    open_outbound(&outbound).await?;
+    progress.send(Progress::Listening).await?;
+    worker.reached(Phase::DrainingInbound).await;
+    tokio::select! {
+        () = inbound.slots.empty() => {}
+        () = worker.reached(Phase::DrainingAll) => {}
+    }
+    progress.send(Progress::InboundEmpty).await?;
+    worker.reached(Phase::DrainingAll).await;
+    outbound.slots.empty().await;
+    Ok(())
+}
+
+/// One side of a worker: where its connections are counted, and until when it takes new ones.
+struct Side {
+    worker: Rc<Worker>,
+    slots: Rc<Slots>,
+    until: Phase,
+}
+
+impl Side {
+    async fn bind(&self, address: SocketAddr) -> anyhow::Result<Listener> {
+        // Shared with the other workers, and with the process that takes over from this one.
+        let bound = self.worker.sys.net.bind(address, true).await;
+        bound.map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
+    }
+
+    fn accept<F>(&self, listener: Listener, serve: impl Fn(mesh_api::sys::Stream, SocketAddr) -> F + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let (slots, stop) = (Rc::clone(&self.slots), self.worker.reached(self.until));
+        tokio::task::spawn_local(accept(listener, slots, stop, serve));
+    }
+}
+
+async fn open_inbound(side: &Side) -> anyhow::Result<()> {
+    let config = &side.worker.config.inbound;
+    let inbound = Inbound::new(&side.worker)?;
+    for one in &config.listeners {
+        let (listener, inbound, one) = (side.bind(one.listen).await?, Rc::clone(&inbound), one.clone());
+        side.accept(listener, move |stream, peer| Rc::clone(&inbound).serve(stream, peer, one.listen.port(), one.app));
+    }
+    if let Some(address) = config.transparent {
+        let listener = side.bind(address).await?;
+        side.accept(listener, move |stream, peer| {
+            let inbound = Rc::clone(&inbound);
+            async move {
+                match meant(&stream, address) {
+                    Some(app) => inbound.serve(stream, peer, app.port(), app).await,
+                    None => loop_refused(&inbound.worker().inbound_refusals),
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn open_outbound(side: &Side) -> anyhow::Result<()> {
+    let config = &side.worker.config.outbound;
+    let outbound = Outbound::new(&side.worker);
+    for one in &config.listeners {
+        let target: Target = one.to.parse()?;
+        let (listener, outbound) = (side.bind(one.listen).await?, Rc::clone(&outbound));
+        side.accept(listener, move |stream, _| Rc::clone(&outbound).serve(stream, target.clone(), None));
+    }
+    if let Some(address) = config.transparent {
+        let listener = side.bind(address).await?;
+        side.accept(listener, move |stream, _| {
+            let outbound = Rc::clone(&outbound);
+            async move {
+                match meant(&stream, address) {
+                    Some(to) => outbound.serve(stream, Target::Address(to), Some(to)).await,
+                    None => loop_refused(&outbound.worker().outbound_refusals),
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Where a redirected connection meant to go. `None`: to the proxy itself, which would go round for ever.
+fn meant(stream: &mesh_api::sys::Stream, listen: SocketAddr) -> Option<SocketAddr> {
+    let to = stream.original_dst()?;
+    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+    let own = stream.local_addr().ok()?;
+    let own = SocketAddr::new(own.ip().to_canonical(), own.port());
+    (to != own && to != listen).then_some(to)
+}
+
+fn loop_refused(refusals: &crate::telemetry::metrics::RefusalMetrics) {
+    use crate::fault::{Code, Fault};
+    refusals.record(&Fault::new(Code::Loop, "the connection was made to the proxy itself"));
+}

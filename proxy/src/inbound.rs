@@ -1,0 +1,232 @@
+//! The inbound journey: what comes for the application. Floor 6: imports everything below.
+//!
+//! accepted -> policy of the port (`policy`) -> first bytes: TLS of a sidecar is terminated, anything else is plain ->
+//! who is it -> for each request: normal form, authorization, to the application (`http`); for a connection that is not
+//! HTTP: authorization, copy (`tcp`).
+
+mod http;
+mod policy;
+mod tcp;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use ::http::Request;
+use bytes::Bytes;
+use mesh_api::{
+    names,
+    model::Protocol,
+    spiffe::SpiffeId,
+    sys::Stream,
+    tls::{self, ClientAuth},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use self::policy::{Policies, PortState};
+use crate::{
+    fault::{Code, Fault},
+    l4::Prefixed,
+    l7::{body::Body, h1, h2},
+    sniff::{self, Seen},
+    telemetry::metrics::Direction,
+    upstream::{Upstream, dial::HandshakeMetrics},
+    worker::{Phase, Worker},
+};
+
+/// A handshake takes at most this long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of the application that are kept; a workload has few ports.
+const MAX_APPS: usize = 256;
+
+/// The inbound side of one worker.
+pub struct Inbound {
+    worker: Rc<Worker>,
+    acceptor: TlsAcceptor,
+    policies: Policies,
+    apps: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
+    handshakes: HandshakeMetrics,
+}
+
+/// One accepted connection.
+#[derive(Clone)]
+pub(crate) struct Arrival {
+    /// Address of the caller's socket.
+    pub(crate) peer: SocketAddr,
+    /// From the handshake, and nowhere else.
+    pub(crate) identity: Option<SpiffeId>,
+}
+
+impl Arrival {
+    pub(crate) fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
+impl Inbound {
+    /// Of one worker.
+    ///
+    /// # Errors
+    /// Where TLS is not available.
+    pub fn new(worker: &Rc<Worker>) -> Result<Rc<Self>, rustls::Error> {
+        let alpn = [names::ALPN_MESH_HTTP, names::ALPN_MESH_TCP];
+        let config = tls::server_config(&worker.keeper, worker.sys.clock, ClientAuth::Required, &alpn)?;
+        Ok(Rc::new(Self {
+            worker: Rc::clone(worker),
+            acceptor: TlsAcceptor::from(config),
+            policies: Policies::new(worker),
+            apps: RefCell::default(),
+            handshakes: HandshakeMetrics::new(&worker.telemetry, "server"),
+        }))
+    }
+
+    /// The worker it belongs to.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Carries one connection that came for `port` to the application at `app`.
+    pub async fn serve(self: Rc<Self>, mut stream: Stream, peer: SocketAddr, port: u16, app: SocketAddr) {
+        let _open = sniff::Open::count(&self.worker, Direction::Inbound);
+        let Some(state) = self.policies.port(port).await else {
+            self.refuse(&stream, &Fault::new(Code::Denied, "the policy of this workload is not known yet"));
+            return;
+        };
+        let arrival = Arrival { peer, identity: None };
+        let app = self.app(app);
+        let seen = if state.protocol() == Protocol::Opaque && !state.is_strict() {
+            sniff::either_side(&mut stream, false, tcp::dial(Rc::clone(&app))).await
+        } else if state.is_strict() || state.protocol().is_http() {
+            sniff::client_side(&mut stream).await
+        } else {
+            sniff::either_side(&mut stream, state.server_speaks_first(), tcp::dial(Rc::clone(&app))).await
+        };
+        match seen {
+            Seen::Closed => {}
+            Seen::Mesh(prefix) => self.terminate(Prefixed::new(prefix, stream), arrival, state, app).await,
+            _ if state.admit(&arrival).is_err() => {
+                self.refuse(&stream, &Fault::new(Code::Denied, "the port requires mutual TLS of the mesh"));
+            }
+            Seen::Http1(prefix) if state.speaks_http() => self.serve_http1(stream, prefix, arrival, state, app).await,
+            Seen::Http2(prefix) if state.speaks_http() => {
+                self.serve_http2(Prefixed::new(prefix, stream), arrival, state, app, false).await;
+            }
+            Seen::Http1(prefix) | Seen::Http2(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
+                tcp::carry(&self.worker, Prefixed::new(prefix, stream), &arrival, &state, &app).await;
+            }
+            Seen::Server(upstream, first) => {
+                state.server_spoke_first();
+                tcp::carry_on(&self.worker, stream, *upstream, first, &arrival, &state).await;
+            }
+        }
+    }
+
+    /// TLS of a sidecar: who is it, and what does it bring?
+    async fn terminate(
+        self: &Rc<Self>,
+        stream: Prefixed<Stream>,
+        mut arrival: Arrival,
+        state: Rc<PortState>,
+        app: Rc<Upstream>,
+    ) {
+        let Some((stream, identity)) = self.handshake(stream).await else { return };
+        arrival.identity = Some(identity);
+        if stream.get_ref().1.alpn_protocol() == Some(names::ALPN_MESH_HTTP) {
+            self.serve_http2(stream, arrival, state, app, true).await;
+        } else {
+            tcp::carry(&self.worker, stream, &arrival, &state, &app).await;
+        }
+    }
+
+    async fn handshake(&self, stream: Prefixed<Stream>) -> Option<(TlsStream<Prefixed<Stream>>, SpiffeId)> {
+        let accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await;
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.handshakes.count(&error);
+                tracing::info!(%error, "a TLS handshake failed");
+                return None;
+            }
+            Err(_) => {
+                self.handshakes.failed.increment(1);
+                return None;
+            }
+        };
+        let connection = stream.get_ref().1;
+        match tls::require_alpn(connection).and_then(|_| tls::peer_identity(connection)) {
+            Ok(identity) => {
+                self.handshakes.ok.increment(1);
+                Some((stream, identity))
+            }
+            Err(refused) => {
+                self.handshakes.refused.increment(1);
+                tracing::info!(%refused, "a peer was refused");
+                None
+            }
+        }
+    }
+
+    async fn serve_http1(
+        self: &Rc<Self>,
+        stream: Stream,
+        prefix: Bytes,
+        arrival: Arrival,
+        state: Rc<PortState>,
+        app: Rc<Upstream>,
+    ) {
+        let context = http::Context::new(&self.worker, arrival, state, app, false);
+        let service = |request: Request<h1::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H1));
+        let drain = self.worker.reached(Phase::DrainingInbound);
+        if let Err(error) = h1::serve(stream, prefix, service, &self.worker.inbound_http1, drain).await {
+            tracing::debug!(%error, "an inbound connection ended");
+        }
+    }
+
+    async fn serve_http2<IO>(
+        self: &Rc<Self>,
+        io: IO,
+        arrival: Arrival,
+        state: Rc<PortState>,
+        app: Rc<Upstream>,
+        meshed: bool,
+    ) where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let context = http::Context::new(&self.worker, arrival, state, app, meshed);
+        let service = move |request: Request<h2::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H2));
+        let drain = self.worker.reached(Phase::DrainingInbound);
+        if let Err(error) = h2::server::serve(io, Rc::new(service), &h2::client::Limits::default(), drain).await {
+            tracing::debug!(%error, "an inbound connection ended");
+        }
+    }
+
+    /// The application at an address, with the connections kept to it.
+    fn app(&self, address: SocketAddr) -> Rc<Upstream> {
+        let mut apps = self.apps.borrow_mut();
+        if !apps.contains_key(&address) && apps.len() >= MAX_APPS {
+            apps.clear();
+        }
+        let make = || Rc::new(Upstream::new(&self.worker.inbound_dialer, address, None));
+        Rc::clone(apps.entry(address).or_insert_with(make))
+    }
+
+    fn refuse(&self, stream: &Stream, fault: &Fault) {
+        self.worker.inbound_refusals.record(fault);
+        stream.reset_on_drop();
+    }
+}
+
+/// Names of policies are shared texts.
+pub(crate) fn object(name: &crate::authz::PolicyName) -> Arc<str> {
+    Arc::clone(&name.text)
+}

@@ -1,0 +1,138 @@
+//! The outbound journey: what the application sends. Floor 6: imports everything below.
+//!
+//! accepted -> destination (`destination`) -> who speaks first, and what (`sniff`) -> for each request: normal form,
+//! route, endpoint, filters, send (`http`); for a connection that is not HTTP: endpoint, copy (`tcp`).
+
+mod destination;
+mod http;
+mod tcp;
+
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use mesh_api::{
+    model::{Protocol, Target},
+    sys::Stream,
+};
+
+use self::destination::{Destination, Lookup};
+use crate::{
+    fault::{Code, Fault, is_grpc},
+    l4::Prefixed,
+    l7::{body::Body, h1, h2},
+    sniff::{self, Seen},
+    telemetry::metrics::Direction,
+    worker::{Phase, Worker},
+};
+
+/// The outbound side of one worker.
+pub struct Outbound {
+    worker: Rc<Worker>,
+    destinations: RefCell<HashMap<Target, Rc<Destination>>>,
+}
+
+impl Outbound {
+    /// Knows no destination yet.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self { worker: Rc::clone(worker), destinations: RefCell::default() })
+    }
+
+    /// The worker it belongs to.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Carries one connection of the application to `target`. `original` is where it meant to go, where it was
+    /// redirected: what nobody knows goes there, as it would have without the proxy.
+    pub async fn serve(self: Rc<Self>, stream: Stream, target: Target, original: Option<SocketAddr>) {
+        let _open = sniff::Open::count(&self.worker, Direction::Outbound);
+        match self.lookup(&target).await {
+            Ok(Lookup::Known(destination)) => self.carry(stream, &destination).await,
+            Ok(Lookup::Missing) => match original {
+                Some(address) => tcp::pass(&self.worker, stream, address).await,
+                None => {
+                    let detail = "nobody knows the destination, or it is not for this workload to know";
+                    self.refuse(stream, Fault::new(Code::UnknownDestination, detail)).await;
+                }
+            },
+            Err(fault) => self.refuse(stream, fault).await,
+        }
+    }
+
+    async fn carry(self: &Rc<Self>, mut stream: Stream, destination: &Rc<Destination>) {
+        let seen = match destination.protocol() {
+            Protocol::Opaque | Protocol::Tls => Seen::Opaque(Bytes::new()),
+            Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => sniff::http_version(&mut stream).await,
+            Protocol::Detect => {
+                let dial = tcp::dial(Rc::clone(destination));
+                sniff::either_side(&mut stream, destination.server_speaks_first(), dial).await
+            }
+        };
+        match seen {
+            Seen::Closed => {}
+            Seen::Http1(prefix) => self.serve_http1(stream, prefix, destination).await,
+            Seen::Http2(prefix) => self.serve_http2(stream, prefix, destination).await,
+            Seen::Mesh(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
+                tcp::carry(&self.worker, destination, stream, prefix).await;
+            }
+            Seen::Server(upstream, first) => {
+                destination.server_spoke_first();
+                tcp::carry_on(&self.worker, stream, *upstream, first).await;
+            }
+        }
+    }
+
+    async fn serve_http1(self: &Rc<Self>, stream: Stream, prefix: Bytes, destination: &Rc<Destination>) {
+        let worker = &self.worker;
+        let service = |request: Request<h1::Incoming>| {
+            http::handle(Rc::clone(&self.worker), Rc::clone(destination), request.map(Body::H1))
+        };
+        let drain = worker.reached(Phase::DrainingAll);
+        if let Err(error) = h1::serve(stream, prefix, service, &worker.outbound_http1, drain).await {
+            tracing::debug!(%error, "a connection of the application ended");
+        }
+    }
+
+    async fn serve_http2(self: &Rc<Self>, stream: Stream, prefix: Bytes, destination: &Rc<Destination>) {
+        let (worker, destination) = (Rc::clone(&self.worker), Rc::clone(destination));
+        let service = move |request: Request<h2::Incoming>| {
+            http::handle(Rc::clone(&worker), Rc::clone(&destination), request.map(Body::H2))
+        };
+        let drain = self.worker.reached(Phase::DrainingAll);
+        let io = Prefixed::new(prefix, stream);
+        if let Err(error) = h2::server::serve(io, Rc::new(service), &h2::client::Limits::default(), drain).await {
+            tracing::debug!(%error, "a connection of the application ended");
+        }
+    }
+
+    /// Tells the application why, where it speaks HTTP; otherwise closes.
+    async fn refuse(&self, mut stream: Stream, fault: Fault) {
+        self.worker.outbound_refusals.record(&fault);
+        match sniff::http_version::<std::convert::Infallible>(&mut stream).await {
+            Seen::Http1(prefix) => {
+                let service = |request: Request<h1::Incoming>| {
+                    let response = refusal(&fault, request.headers());
+                    async move { response }
+                };
+                let _ = h1::serve(stream, prefix, service, &self.worker.outbound_http1, std::future::ready(())).await;
+            }
+            Seen::Http2(prefix) => {
+                let service = move |request: Request<h2::Incoming>| {
+                    let response = refusal(&fault, request.headers());
+                    async move { response }
+                };
+                let drain = self.worker.reached(Phase::DrainingAll);
+                let limits = h2::client::Limits::default();
+                let _ = h2::server::serve(Prefixed::new(prefix, stream), Rc::new(service), &limits, drain).await;
+            }
+            _ => stream.reset_on_drop(),
+        }
+    }
+}
+
+fn refusal(fault: &Fault, headers: &::http::HeaderMap) -> Response<Body> {
+    fault.response(is_grpc(headers), true, Body::Text)
+}

@@ -1,0 +1,250 @@
+//! Outbound requests: normal form, route, endpoint, filters, send; once more where the first try cannot have been
+//! worked on.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use mesh_api::{model::Protocol, names};
+use tokio::time::{Instant, timeout_at};
+
+use super::destination::{Backend, Compiled, Destination};
+use crate::{
+    balance::{Outcome, Pick},
+    exchange::{Account, Measure, Tracked},
+    fault::{Code, Fault, is_grpc},
+    l7::body::Body,
+    normal::{self, headers},
+    routing::{AnswerCause, Decision, Forward},
+    tracing_context,
+    tunnel::{self, Asked},
+    upstream::{Ready, SendError, Upstream, is_repeatable},
+    worker::Worker,
+};
+
+/// Endpoints tried for one request.
+const TRIES: usize = 3;
+/// For requests without a deadline: the transports below have theirs.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
+/// Handles one request of the application.
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    destination: Rc<Destination>,
+    request: Request<Body>,
+) -> Response<Tracked> {
+    let compiled = destination.current();
+    let start = Instant::now();
+    let (mut parts, mut body) = request.into_parts();
+    let caller = Caller { grpc: is_grpc(&parts.headers), version: parts.version };
+    let asked = tunnel::asked(&parts, &mut body);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_reserved(&mut parts.headers);
+    let normal = match normal::normalise(&mut parts) {
+        Ok(normal) => normal,
+        Err(refusal) => {
+            let fault = Fault::new(Code::BadRequest, refusal.as_str());
+            return refuse(&worker, &compiled, &caller, fault, start);
+        }
+    };
+    let forward = match compiled.router.decide(&normal.view(&parts), worker.random()) {
+        Decision::Forward(forward) => forward,
+        Decision::Answer(answer) => {
+            let (code, detail) = match answer.cause {
+                AnswerCause::NoRoute => (Code::NoRoute, "no route matches the request"),
+                AnswerCause::NoBackend => (Code::RuleFailed, "the rule has no usable backend"),
+                AnswerCause::Filter => (Code::RuleFailed, "the rule has a filter that cannot be used"),
+            };
+            let object = answer.rule.map(|rule| Arc::clone(&rule.label));
+            let fault = Fault { status: Some(answer.status), ..Fault::by(code, detail, object) };
+            return refuse(&worker, &compiled, &caller, fault, start);
+        }
+    };
+    let Some(backend) = compiled.backends.get(forward.backend) else {
+        let fault = Fault::new(Code::RuleFailed, "the rule has no usable backend");
+        return refuse(&worker, &compiled, &caller, fault, start);
+    };
+    let mut trail = tracing_context::begin(&worker, &mut parts, |parts| normal.view(parts).host, String::new);
+    forward.change_request(&mut parts.headers);
+    let attempt = Attempt { worker: &worker, backend, forward, caller: &caller, start };
+    let deadline = attempt.deadline();
+    match attempt.run(parts, body, asked, deadline).await {
+        Ok(Answered { mut response, pick }) => {
+            forward.change_response(response.headers_mut());
+            let peer = pick.payload().identity();
+            let metrics = backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer);
+            if let Some(trail) = trail.as_mut() {
+                trail.peer = pick.endpoint().address.to_string();
+            }
+            let account = Account { start, pick: Some(Box::new(Measured(pick))), trail, ..Account::begin(metrics) };
+            Tracked::respond(response, account, deadline)
+        }
+        Err(fault) => {
+            worker.outbound_refusals.record(&fault);
+            let peer = backend.usual_peer();
+            let metrics = backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer.as_ref());
+            let account = Account { start, trail, refused: Some(fault.code), ..Account::begin(metrics) };
+            Tracked::respond(fault.response(caller.grpc, true, Body::Text), account, None)
+        }
+    }
+}
+
+/// How the application speaks.
+struct Caller {
+    grpc: bool,
+    version: Version,
+}
+
+impl Caller {
+    fn protocol(&self) -> &'static str {
+        match (self.grpc, self.version) {
+            (true, _) => "grpc",
+            (false, Version::HTTP_2) => "http2",
+            (false, _) => "http1",
+        }
+    }
+}
+
+/// An answer before any backend was chosen: counted for the destination itself.
+fn refuse(
+    worker: &Rc<Worker>,
+    compiled: &Compiled,
+    caller: &Caller,
+    fault: Fault,
+    start: Instant,
+) -> Response<Tracked> {
+    worker.outbound_refusals.record(&fault);
+    let metrics = compiled.unrouted(worker, caller.protocol());
+    let account = Account { start, refused: Some(fault.code), ..Account::begin(metrics) };
+    Tracked::respond(fault.response(caller.grpc, true, Body::Text), account, None)
+}
+
+struct Measured(Pick<Upstream>);
+
+impl Measure for Measured {
+    fn ended(self: Box<Self>, ok: bool) {
+        let outcome = if ok { Outcome::Answered } else { Outcome::Failed };
+        self.0.finish(outcome, Instant::now().into_std());
+    }
+}
+
+struct Answered {
+    response: Response<Body>,
+    pick: Pick<Upstream>,
+}
+
+/// One request on its way to one backend.
+struct Attempt<'a> {
+    worker: &'a Rc<Worker>,
+    backend: &'a Backend,
+    forward: Forward<'a>,
+    caller: &'a Caller,
+    start: Instant,
+}
+
+impl Attempt<'_> {
+    fn deadline(&self) -> Option<Instant> {
+        let rule = self.forward.rule?;
+        let limits = [rule.request_timeout, rule.backend_timeout];
+        limits.into_iter().flatten().min().map(|limit| self.start + limit)
+    }
+
+    async fn run(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        asked: Option<Asked>,
+        deadline: Option<Instant>,
+    ) -> Result<Answered, Fault> {
+        let version = if asked.is_some() { Version::HTTP_11 } else { self.version() };
+        let repeatable = is_repeatable(&parts.method, &body);
+        let deadline = deadline.unwrap_or_else(|| self.start + FAR);
+        let sent = async {
+            let (ready, pick) = self.ready(version, repeatable).await?;
+            let meshed = pick.payload().identity().is_some();
+            parts.version = version;
+            if meshed {
+                let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
+                parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
+            }
+            let body = asked.as_ref().map_or(body, |asked| asked.prepare(&mut parts, meshed));
+            match ready.send(Request::from_parts(parts, body)).await {
+                Ok(response) => Ok(Answered { response, pick }),
+                Err(error) => Err(self.failed(error, pick)),
+            }
+        };
+        let answered = timeout_at(deadline, sent).await;
+        let mut answered = answered.map_err(|_| Fault::new(Code::Timeout, "the route's deadline passed"))??;
+        let meshed = self.clean(&mut answered);
+        if let Some(asked) = asked {
+            answered.response = asked.complete(answered.response, meshed)?;
+        }
+        Ok(answered)
+    }
+
+    /// An endpoint that takes one request at once; on failure another one. The body has not been touched.
+    async fn ready(&self, version: Version, repeatable: bool) -> Result<(Ready, Pick<Upstream>), Fault> {
+        let mut excluded = None;
+        let mut last = Fault::new(Code::NoEndpoints, "the destination has no ready endpoint");
+        for tried in 0..TRIES {
+            let Some(pick) = self.choose(excluded) else { break };
+            if tried > 0 {
+                self.worker.retries.increment(1);
+            }
+            match pick.payload().ready(version, repeatable).await {
+                Ok(ready) => return Ok((ready, pick)),
+                Err(error) => {
+                    excluded = Some(pick.endpoint().address);
+                    last = self.failed(error, pick);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn choose(&self, excluded: Option<SocketAddr>) -> Option<Pick<Upstream>> {
+        let now = Instant::now().into_std();
+        let balancer = self.backend.balancer.borrow();
+        match excluded {
+            None => balancer.pick(now),
+            // Where there is no other, the same one may have come back.
+            Some(excluded) => balancer.pick_excluding(excluded, now).or_else(|| balancer.pick(now)),
+        }
+    }
+
+    fn failed(&self, error: SendError, pick: Pick<Upstream>) -> Fault {
+        let (endpoint, code) = (pick.endpoint().address, error.fault.code);
+        tracing::debug!(%endpoint, code = code.as_str(), cause = error.cause, "a request to an endpoint failed");
+        let outcome = match code {
+            Code::ConnectFailed | Code::PeerRefused => Outcome::Unreachable,
+            Code::BadRequest | Code::Overloaded => Outcome::Cancelled,
+            _ => Outcome::Failed,
+        };
+        pick.finish(outcome, Instant::now().into_std());
+        error.fault
+    }
+
+    /// To an endpoint outside the mesh: what its port is declared to speak, else what the application speaks.
+    fn version(&self) -> Version {
+        match self.backend.protocol {
+            Protocol::Http2 | Protocol::Grpc => Version::HTTP_2,
+            Protocol::Http1 => Version::HTTP_11,
+            _ if self.caller.version == Version::HTTP_2 => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
+    }
+
+    /// Only a sidecar that proved itself may set the mesh's own headers; true where this one did.
+    fn clean(&self, answered: &mut Answered) -> bool {
+        let meshed = answered.pick.payload().identity().is_some();
+        let response = &mut answered.response;
+        let upgrade = response.headers().get(UPGRADE).cloned();
+        headers::strip_hop_by_hop(response.headers_mut());
+        if !meshed {
+            headers::strip_reserved(response.headers_mut());
+        }
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(upgrade)) = (response.status(), upgrade) {
+            response.headers_mut().insert(UPGRADE, upgrade);
+        }
+        meshed
+    }
+}

@@ -1,0 +1,182 @@
+//! Who speaks first on a connection, and what: reads the first bytes, decides by `detect`. Floor 5.
+
+use std::{future::Future, pin::pin, rc::Rc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use mesh_api::sys::Stream;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    detect::{Detected, detect},
+    telemetry::metrics::Direction,
+    worker::Worker,
+};
+
+/// Bytes read at once.
+const READ: usize = 4 * 1024;
+/// Most clients that speak first do so within this time; before it the server is not bothered with a connection.
+const GRACE: Duration = Duration::from_millis(5);
+/// Where neither side has said anything for this long, the connection is carried as it is.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What was seen. Bytes that were read are in it and belong in front of the rest.
+pub enum Seen<S = std::convert::Infallible> {
+    /// The client left without a word.
+    Closed,
+    /// HTTP/1.
+    Http1(Bytes),
+    /// HTTP/2 with prior knowledge.
+    Http2(Bytes),
+    /// TLS of a sidecar.
+    Mesh(Bytes),
+    /// The application's own TLS.
+    Tls(Bytes),
+    /// Something else; or silence.
+    Opaque(Bytes),
+    /// The server spoke first: the connection to it, and what it said.
+    Server(Box<S>, Bytes),
+}
+
+impl<S> Seen<S> {
+    fn of(detected: &Detected, prefix: BytesMut) -> Self {
+        let prefix = prefix.freeze();
+        match detected {
+            Detected::Http1 => Self::Http1(prefix),
+            Detected::Http2Preface => Self::Http2(prefix),
+            Detected::Tls(hello) if hello.is_mesh() => Self::Mesh(prefix),
+            Detected::Tls(_) => Self::Tls(prefix),
+            Detected::Opaque | Detected::NeedMore => Self::Opaque(prefix),
+        }
+    }
+
+    /// The same without a server, which was not asked.
+    #[must_use]
+    pub fn widen<T>(self) -> Seen<T> {
+        match self {
+            Self::Closed | Self::Server(..) => Seen::Closed,
+            Self::Http1(prefix) => Seen::Http1(prefix),
+            Self::Http2(prefix) => Seen::Http2(prefix),
+            Self::Mesh(prefix) => Seen::Mesh(prefix),
+            Self::Tls(prefix) => Seen::Tls(prefix),
+            Self::Opaque(prefix) => Seen::Opaque(prefix),
+        }
+    }
+}
+
+/// What the client says, where it must speak first. Silence for too long is a close.
+pub async fn client_side<S>(stream: &mut Stream) -> Seen<S> {
+    timeout(SILENCE, listen(stream, &mut BytesMut::new())).await.unwrap_or(Seen::Closed)
+}
+
+/// Which HTTP the client speaks on a port that is declared as HTTP. What is neither is left to the HTTP/1 codec, which
+/// refuses it with the right words.
+pub async fn http_version<S>(stream: &mut Stream) -> Seen<S> {
+    match client_side(stream).await {
+        Seen::Mesh(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => Seen::Http1(prefix),
+        seen => seen,
+    }
+}
+
+/// What either side says first. Both are watched: the server is connected to (`dial`) while the client is silent, at once
+/// where it is known to speak first. A server that cannot be reached says nothing; the client may still.
+pub async fn either_side<S, E>(
+    stream: &mut Stream,
+    server_first: bool,
+    dial: impl Future<Output = Result<S, E>>,
+) -> Seen<S>
+where
+    S: AsyncReadable,
+{
+    let mut prefix = BytesMut::new();
+    let seen = {
+        let server = async {
+            if !server_first {
+                sleep(GRACE).await;
+            }
+            server_side(dial).await
+        };
+        let mut server = pin!(server);
+        let mut client = pin!(listen(stream, &mut prefix));
+        let either = async {
+            tokio::select! {
+                biased;
+                seen = &mut client => seen,
+                spoke = &mut server => match spoke {
+                    Some((upstream, first)) => Seen::Server(Box::new(upstream), first),
+                    None => client.await,
+                },
+            }
+        };
+        timeout(SILENCE, either).await
+    };
+    match seen {
+        Ok(Seen::Server(upstream, first)) if prefix.is_empty() => Seen::Server(upstream, first),
+        // Both spoke at once: what the client said goes to the server as it is.
+        Ok(Seen::Server(..)) | Err(_) => Seen::Opaque(prefix.freeze()),
+        Ok(seen) => seen,
+    }
+}
+
+/// A connection that can be read from.
+pub trait AsyncReadable {
+    /// The reader.
+    type Reader: AsyncRead + Unpin;
+    /// To read from it.
+    fn reader(&mut self) -> &mut Self::Reader;
+}
+
+async fn server_side<S: AsyncReadable, E>(dial: impl Future<Output = Result<S, E>>) -> Option<(S, Bytes)> {
+    let mut upstream = dial.await.ok()?;
+    let mut first = BytesMut::with_capacity(READ);
+    match upstream.reader().read_buf(&mut first).await {
+        Ok(read) if read > 0 => Some((upstream, first.freeze())),
+        _ => None,
+    }
+}
+
+async fn listen<S>(stream: &mut Stream, prefix: &mut BytesMut) -> Seen<S> {
+    loop {
+        prefix.reserve(READ);
+        match stream.read_buf(prefix).await {
+            Ok(0) if prefix.is_empty() => return Seen::Closed,
+            Ok(0) => return Seen::Opaque(prefix.split().freeze()),
+            Err(_) => return Seen::Closed,
+            Ok(_) => match detect(prefix) {
+                Detected::NeedMore => {}
+                detected => return Seen::of(&detected, prefix.split()),
+            },
+        }
+    }
+}
+
+/// Counts a connection as open.
+pub struct Open {
+    worker: Rc<Worker>,
+    at: usize,
+}
+
+impl Open {
+    /// Until it is dropped.
+    #[must_use]
+    pub fn count(worker: &Rc<Worker>, direction: Direction) -> Self {
+        let at = match direction {
+            Direction::Inbound => 0,
+            Direction::Outbound => 1,
+        };
+        if let Some(gauge) = worker.open.get(at) {
+            gauge.increment(1.0);
+        }
+        Self { worker: Rc::clone(worker), at }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(gauge) = self.worker.open.get(self.at) {
+            gauge.decrement(1.0);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Requests that turn their connection into a tunnel: WebSocket and other upgrades (RFC 9110 section 7.8). Floor 5.
+//!
+//! Between sidecars there is no connection to be turned: the request goes as an ordinary one that says what it asks for
+//! in a header of the mesh, and both bodies carry the tunnel's bytes once the answer has said yes.
+
+use std::cell::RefCell;
+
+use bytes::Buf;
+use http::{HeaderValue, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http_body::Body as HttpBody;
+use tokio::{
+    io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
+    sync::oneshot,
+};
+
+use crate::{
+    fault::{Code, Fault},
+    l7::{
+        body::{Body, Tunnel},
+        h1::{OnUpgrade, Upgraded},
+    },
+};
+
+/// Between sidecars: the protocol that is asked for, and in the answer the one that was agreed on.
+pub const HEADER_UPGRADE: &str = "mesh-upgrade";
+
+/// An upgrade that the caller of HTTP/1 asks for.
+pub struct Asked {
+    protocol: HeaderValue,
+    caller: RefCell<Option<(OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>)>>,
+}
+
+/// What the caller asks for, where it does. To be called before hop-by-hop fields are removed.
+pub fn asked(parts: &Parts, body: &mut Body) -> Option<Asked> {
+    let (Body::H1(incoming), Some(protocol)) = (body, parts.headers.get(UPGRADE)) else { return None };
+    let caller = incoming.take_on_upgrade()?;
+    Some(Asked { protocol: protocol.clone(), caller: RefCell::new(Some((caller, None))) })
+}
+
+impl Asked {
+    /// Completes the request; answers the body it goes with. To a sidecar that is the tunnel to come.
+    pub fn prepare(&self, parts: &mut Parts, meshed: bool) -> Body {
+        if !meshed {
+            parts.version = Version::HTTP_11;
+            parts.headers.insert(UPGRADE, self.protocol.clone());
+            return Body::Empty;
+        }
+        parts.headers.insert(HEADER_UPGRADE, self.protocol.clone());
+        let (sender, waiting) = oneshot::channel();
+        if let Some((_, slot)) = self.caller.borrow_mut().as_mut() {
+            *slot = Some(sender);
+        }
+        Body::Tunnel(Tunnel::Waiting(waiting))
+    }
+
+    /// Connects the two sides where the answer agrees; any other answer is passed on as it is.
+    ///
+    /// # Errors
+    /// Where the answer agrees without a connection behind it.
+    pub fn complete(self, mut response: Response<Body>, meshed: bool) -> Result<Response<Body>, Fault> {
+        let agreed = response.headers_mut().remove(HEADER_UPGRADE);
+        let Some((caller, sender)) = self.caller.into_inner() else { return Ok(response) };
+        match (meshed, agreed, sender) {
+            (true, Some(protocol), Some(sender)) => {
+                let body = std::mem::replace(response.body_mut(), Body::Empty);
+                tokio::task::spawn_local(async move {
+                    let Ok(upgraded) = caller.await else { return };
+                    let (reader, writer) = split(upgraded);
+                    // The other sidecar gave up: the response body says so as well.
+                    let _ = sender.send(reader);
+                    pour(body, writer).await;
+                });
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response.headers_mut().insert(UPGRADE, protocol);
+            }
+            (false, _, _) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let mut server = taken(&mut response)?;
+                tokio::task::spawn_local(async move {
+                    let Ok(mut client) = caller.await else { return };
+                    crate::l4::copy(&mut client, &mut server, std::time::Duration::from_secs(3600)).await;
+                });
+            }
+            _ => {}
+        }
+        Ok(response)
+    }
+}
+
+/// On the inbound side: the application agreed. Answers the response for the other sidecar, whose body is the tunnel.
+///
+/// # Errors
+/// Where there is no connection behind the answer.
+pub fn agree(mut response: Response<Body>, request_body: Body) -> Result<Response<Body>, Fault> {
+    let upgraded = taken(&mut response)?;
+    let (reader, writer) = split(upgraded);
+    tokio::task::spawn_local(pour(request_body, writer));
+    let protocol = response.headers_mut().remove(UPGRADE).unwrap_or(HeaderValue::from_static(""));
+    response.headers_mut().insert(HEADER_UPGRADE, protocol);
+    *response.status_mut() = StatusCode::OK;
+    *response.body_mut() = Body::Tunnel(Tunnel::Open(reader));
+    Ok(response)
+}
+
+fn taken(response: &mut Response<Body>) -> Result<Upgraded, Fault> {
+    let upgraded = match response.body_mut() {
+        Body::H1(incoming) => incoming.take_upgraded(),
+        _ => None,
+    };
+    *response.body_mut() = Body::Empty;
+    upgraded.ok_or(Fault::new(Code::BadResponse, "the server switched protocols without being asked"))
+}
+
+/// Writes a body into a connection; its end, or its failure, ends that direction.
+async fn pour(mut body: Body, mut writer: WriteHalf<Upgraded>) {
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(mut data) = frame.into_data() else { break };
+        while data.has_remaining() {
+            if writer.write_buf(&mut data).await.is_err() {
+                return;
+            }
+        }
+    }
+    // The other side may be gone already.
+    let _ = writer.shutdown().await;
+}
