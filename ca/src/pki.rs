@@ -66,6 +66,14 @@ pub enum PkiError {
     /// No root in the bundle signed the chain.
     #[error("the certificate `{0}` was not signed by any of the certificates above it")]
     BrokenChain(String),
+    /// It is well-formed, but members would refuse what it signs.
+    #[error("members would refuse what `{name}` signs: {reason}")]
+    Unusable {
+        /// Subject.
+        name: String,
+        /// What a member would say.
+        reason: String,
+    },
     /// The crypto library refused.
     #[error("the crypto library failed: {0}")]
     Crypto(String),
