@@ -21,3 +21,6 @@ pub mod resolve;
 pub mod review;
 pub mod source;
 pub mod translate;
+
+#[cfg(test)]
+mod fixtures;

@@ -5,7 +5,6 @@ pub mod decode;
 mod document;
 pub mod files;
 mod merge;
-mod nearest;
 mod stand_in;
 
 use std::path::Path;

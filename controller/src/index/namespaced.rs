@@ -53,6 +53,20 @@ impl<K, V> Default for Many<K, V> {
     }
 }
 
+#[cfg(test)]
+impl<T> Namespaced<T> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+impl<K, V> Many<K, V> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl<K: std::hash::Hash + Eq + Clone, V: Ord> Many<K, V> {
     pub(super) fn add(&mut self, key: &K, value: V) {
         self.0.entry(key.clone()).or_default().insert(value);

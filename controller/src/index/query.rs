@@ -123,6 +123,23 @@ impl Index {
         self.standings.values().flat_map(|standing| &standing.problems)
     }
 
+    /// True where nothing is left, also in what is derived.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts().is_empty()
+            && self.services.is_empty()
+            && self.workloads.is_empty()
+            && self.routes.is_empty()
+            && self.authorizations.is_empty()
+            && self.transports.is_empty()
+            && self.members.is_empty()
+            && self.selected_by.is_empty()
+            && self.services_at.is_empty()
+            && self.workloads_at.is_empty()
+            && self.routes_on.is_empty()
+            && self.routes_to.is_empty()
+    }
+
     /// How many objects there are, by kind; kinds without any are left out.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Name, usize> {

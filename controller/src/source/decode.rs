@@ -6,6 +6,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use mesh_api::{
+    config::nearest,
     model::is_dns_label,
     names,
     resources::{KINDS, Metadata, Resource},
@@ -14,7 +15,6 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     document::{Document, split},
-    nearest::nearest,
     stand_in::stand_in,
 };
 use crate::problem::{Place, Problem, Reason, Severity};

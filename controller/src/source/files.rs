@@ -64,8 +64,8 @@ impl State {
 
     /// Looks at the disk and says what changed since the last look. Blocks on the file system.
     pub fn scan(&mut self) -> Vec<Event> {
-        let found = scan::scan(&self.roots);
-        self.unreadable = found.problems;
+        let mut found = scan::scan(&self.roots);
+        self.unreadable = std::mem::take(&mut found.problems);
         self.files.retain(|path, _| found.files.contains_key(path) || found.is_hidden(path));
         for (path, stamp) in found.files {
             let file = self.files.entry(path.clone()).or_default();

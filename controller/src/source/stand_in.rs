@@ -1,13 +1,14 @@
 //! What stands in for a policy that cannot be decoded, where it never was good: a denial (or strict mutual TLS) for
 //! what it points at. See [`crate::translate`] for why.
 
-use mesh_api::resources::{
-    AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, LabelSelector, Metadata,
-    Resource, TargetRef, TransportMode, TransportPolicy, TransportPolicySpec,
+use mesh_api::{
+    config::nearest,
+    resources::{
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, LabelSelector, Metadata,
+        Resource, TargetRef, TransportMode, TransportPolicy, TransportPolicySpec,
+    },
 };
 use serde_json::Value;
-
-use super::nearest::nearest;
 
 /// Reads of `document` what can be read, and makes the safe policy of it. `None` for other kinds, for policies that
 /// only audit, and where something is pointed at that cannot be made out.
