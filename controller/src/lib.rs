@@ -19,7 +19,10 @@ pub mod index;
 pub mod problem;
 pub mod resolve;
 pub mod review;
+pub mod serve;
 pub mod source;
+pub mod status;
+pub mod telemetry;
 pub mod translate;
 
 #[cfg(test)]

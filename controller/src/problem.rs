@@ -6,10 +6,10 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use mesh_api::model::ObjectRef;
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Serialize};
 
 /// How much it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Part of what the author wrote is not in force.
@@ -19,7 +19,7 @@ pub enum Severity {
 }
 
 /// The condition that a reason belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Condition {
     /// Whether the object itself can be obeyed.
     Accepted,
@@ -28,7 +28,7 @@ pub enum Condition {
 }
 
 /// Why, as one stable word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// A file or a folder cannot be read.
     Unreadable,
@@ -140,21 +140,6 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.message)
-    }
-}
-
-impl Serialize for Problem {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Problem", 8)?;
-        out.serialize_field("severity", &self.severity)?;
-        out.serialize_field("reason", self.reason.as_str())?;
-        out.serialize_field("condition", &self.reason.condition())?;
-        out.serialize_field("path", &self.place.as_ref().map(|place| place.path.display().to_string()))?;
-        out.serialize_field("line", &self.place.as_ref().map(|place| place.line).filter(|line| *line > 0))?;
-        out.serialize_field("object", &self.object.as_ref().map(ToString::to_string))?;
-        out.serialize_field("field", &self.field)?;
-        out.serialize_field("message", &self.message)?;
-        out.end()
     }
 }
 

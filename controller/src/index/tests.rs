@@ -94,14 +94,14 @@ fn transport(ns: usize, name: u8, target: u8, kind: u8) -> Resource {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
-    Apply(Resource),
+pub(crate) enum Step {
+    Apply(Box<Resource>),
     Delete(ObjectRef),
 }
 
-fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => any_object().prop_map(Step::Apply),
+        4 => any_object().prop_map(|object| Step::Apply(Box::new(object))),
         1 => any_object().prop_map(|object| Step::Delete(object.object_ref())),
     ];
     proptest::collection::vec(step, 1..most)
@@ -148,7 +148,7 @@ proptest! {
             match step {
                 Step::Apply(object) => {
                     index.apply(object);
-                    last.insert(object.object_ref(), object.clone());
+                    last.insert(object.object_ref(), Resource::clone(object));
                 }
                 Step::Delete(object) => {
                     index.delete(object);

@@ -287,7 +287,7 @@ fn the_closest_transport_policy_holds() {
         "{mode: Strict, selector: {matchLabels: {app: web}}, ports: [{port: 9, mode: Permissive}]}",
     );
     assert_eq!(mode(&[], 8080), Transport::Permissive);
-    assert_eq!(mode(&[namespace.clone()], 8080), Transport::Strict);
+    assert_eq!(mode(std::slice::from_ref(&namespace), 8080), Transport::Strict);
     assert_eq!(mode(&[namespace.clone(), service.clone()], 8080), Transport::Permissive);
     assert_eq!(mode(&[namespace.clone(), service.clone()], 1), Transport::Strict);
     assert_eq!(mode(&[namespace.clone(), service.clone(), workload.clone()], 8080), Transport::Strict);

@@ -147,19 +147,19 @@ impl Reader<'_> {
             hosts: self.list(&format!("{field}.hosts"), &rule.hosts, |read, text, field| {
                 value::host(text, field, read.findings)
             }),
-            methods: self.list(&format!("{field}.methods"), &rule.methods, Self::method),
+            methods: self.list(&format!("{field}.methods"), &rule.methods, |read, text, field| {
+                value::method(text, field, read.findings)
+            }),
             paths: self.list(&format!("{field}.paths"), &rule.paths, Self::path),
             ports: self.list(&format!("{field}.ports"), &rule.ports, Self::port),
             headers: self.list(&format!("{field}.headers"), &rule.headers, |read, header, field| {
                 value::header(header, field, read.findings)
             }),
-            not_methods: self.list(&format!("{field}.notMethods"), &rule.not_methods, Self::method),
+            not_methods: self.list(&format!("{field}.notMethods"), &rule.not_methods, |read, text, field| {
+                value::method(text, field, read.findings)
+            }),
             not_paths: self.list(&format!("{field}.notPaths"), &rule.not_paths, Self::path),
         })
-    }
-
-    fn method(&mut self, text: &String, field: &str) -> Option<Name> {
-        value::method(text, field, self.findings)
     }
 
     fn port(&mut self, port: &u16, field: &str) -> Option<u16> {

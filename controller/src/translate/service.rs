@@ -1,7 +1,7 @@
 //! Services. A fault costs the port or the address it is in, never the Service.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
 };
 
@@ -70,11 +70,14 @@ fn ports(ports: &[resources::ServicePort], findings: &mut Findings) -> BTreeMap<
         };
         let protocol = protocol(port.app_protocol.as_deref(), &field, findings);
         let new = ServicePort { name: port.name.as_deref().map(Into::into), target, protocol };
-        if out.contains_key(&port.port) {
-            let message = format!("port {} is there already; the first one holds", port.port);
-            findings.report(format!("{field}.port"), Reason::Invalid, message);
-        } else {
-            out.insert(port.port, new);
+        match out.entry(port.port) {
+            Entry::Vacant(entry) => {
+                entry.insert(new);
+            }
+            Entry::Occupied(_) => {
+                let message = format!("port {} is there already; the first one holds", port.port);
+                findings.report(format!("{field}.port"), Reason::Invalid, message);
+            }
         }
     }
     out
