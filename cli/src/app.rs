@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, exec, version},
+    commands::{completion, exec, part, status, up, version},
     io::{self, Out},
 };
 
@@ -22,10 +22,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the mesh that a folder of manifests describes.
+    Up(up::Args),
+    /// Show who runs what, and who calls whom.
+    Status(status::Args),
     /// Print the version.
     Version(version::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Run a sidecar.
+    #[command(hide = true)]
+    Proxy(part::Args),
     /// Become another program that ends with its parent.
     #[command(hide = true)]
     Exec(exec::Args),
@@ -55,10 +62,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
     match command {
         Command::Version(args) => version::run(&args, &mut out)?,
+        Command::Up(args) => return block_on(up::run(args, out)),
+        Command::Status(args) => return block_on(status::run(args, out)),
+        Command::Proxy(args) => return part::proxy(args),
         Command::Exec(args) => return Ok(exec::run(&args)),
         Command::Completion(args) => completion::run(&args, command_line(), &mut out)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command on this thread: children are tied to the thread that starts them, which must not end before us.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 #[cfg(test)]

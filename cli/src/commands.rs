@@ -2,4 +2,7 @@
 
 pub mod completion;
 pub mod exec;
+pub mod part;
+pub mod status;
+pub mod up;
 pub mod version;

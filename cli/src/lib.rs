@@ -19,3 +19,4 @@ pub mod commands;
 pub mod io;
 pub mod local;
 pub mod query;
+pub mod view;

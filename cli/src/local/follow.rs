@@ -42,6 +42,7 @@ pub fn follow(mesh: &Arc<Mesh>, tasks: &mut Supervisor, first: oneshot::Sender<(
     tasks.spawn_fallible("manifests", manifests(Arc::clone(mesh), first));
     tasks.spawn_fallible("mesh.json", file(Arc::clone(mesh)));
     tasks.spawn("problems", problems(Arc::clone(mesh)));
+    tasks.spawn("late workloads", late(Arc::clone(mesh)));
     tasks.spawn("members", members(Arc::clone(mesh)));
     tasks.spawn("tokens", refresh(Arc::clone(mesh)));
     tasks.spawn("logs", logs(Arc::clone(mesh)));
@@ -168,6 +169,16 @@ async fn problems(mesh: Arc<Mesh>) {
             mesh.settings.reporter.say(Tone::Good, "no problems are left in the manifests");
         }
         known = now;
+    }
+}
+
+async fn late(mesh: Arc<Mesh>) {
+    let mut tick = slowly(SLOW);
+    loop {
+        tick.tick().await;
+        for (_, workload) in mesh.workloads() {
+            workload.look_again().await;
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
 /// How long a sidecar lets calls in flight end before it goes, where no override says otherwise.
 const DRAIN: &str = "10s";
 /// What a process gets on top of the time that it takes by itself.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(5);
 /// How long a program may take to end after SIGTERM.
 const APP_GRACE: Duration = Duration::from_secs(10);
 /// Workloads started at once.
@@ -92,10 +92,10 @@ impl Settings {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).give(namespace, account, workload)
     }
 
-    /// Where the authority writes the roots to trust.
+    /// Where the authority keeps the roots to trust.
     #[must_use]
     pub fn roots_file(&self) -> PathBuf {
-        self.state.ca().join("roots.pem")
+        self.state.ca().join("trust.pem")
     }
 
     /// The authority, ready to be started.
@@ -106,7 +106,8 @@ impl Settings {
         let config = json!({
             "listen": self.ca.to_string(),
             "trust_domain": self.trust_domain.as_str(),
-            "admin": { "listen": admin.to_string() },
+            "admin": admin.to_string(),
+            "state_folder": self.state.ca(),
         });
         self.part(Part::Ca, "ca", "certificate authority", config, GRACE)
     }

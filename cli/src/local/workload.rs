@@ -127,6 +127,25 @@ impl Workload {
         tokens.take_back(&plan.id.namespace, &plan.id.name);
     }
 
+    /// Looks again at one that was not ready in time, and says so where it is now.
+    pub async fn look_again(&self) {
+        // While something else is done with it, that tells how it went.
+        let Ok(plan) = self.plan.try_lock() else { return };
+        let failed = matches!(&*self.stage.borrow(), Stage::Failed(_));
+        if !failed || plan.sidecar.is_some() != self.processes().sidecar.is_some() {
+            return;
+        }
+        let listens = plan.app.iter().flat_map(|app| &app.listens).all(|address| is_listening(*address));
+        let sidecar = match self.processes().admin {
+            Some(admin) => ready(admin, Duration::ZERO, |_| ()).await.is_ok(),
+            None => true,
+        };
+        if listens && sidecar {
+            self.settings.reporter.say(Tone::Good, format!("{}: ready by now", self.id));
+            self.say(Stage::Ready);
+        }
+    }
+
     async fn renew(&self, plan: &Plan, sidecar: bool, app: bool) -> Result<(), String> {
         self.say(Stage::Starting("it is started again".into()));
         self.stop_processes(sidecar, app).await;
