@@ -30,6 +30,9 @@ pub const ROTATION_FAILURES: &str = "mesh_ca_rotation_failures_total";
 /// Values of the label `phase`.
 pub const PHASES: [&str; 3] = ["steady", "announced", "retiring"];
 
+/// Upper bounds of the buckets of [`DURATION`].
+pub const DURATION_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
+
 enum Kind {
     Counter,
     Gauge,

@@ -3,19 +3,24 @@
 //! A change travels upwards through these floors; each imports lower floors only:
 //!
 //! ```text
-//!  5  app        puts everything together and owns every task
+//!  6  app        puts everything together and owns every task
+//!  5  pages      what the admin server shows
 //!  4  serve      the discovery service: one actor a stream, newest state, no queue
-//!     status     who is connected and runs what; problems, for people
-//!  3  source     where objects come from: files          config   what the process is told
+//!  3  source     where objects come from: folders of manifests
 //!  2  resolve    index -> what one proxy must know; pure
 //!     review     index -> references that lead nowhere, conflicts; pure
-//!  1  index      all objects, incrementally; which keys a change makes dirty; pure
+//!  1  index      all objects, incrementally; which topics a change makes dirty; pure
 //!     translate  one object -> checked parts; pure
+//!     status     who is connected and runs what, in types that the command line can read back
+//!     config     what the process is told
 //!  0  problem    what is wrong, said so that it can be mended
 //!     telemetry  every metric, once
 //! ```
 
+pub mod app;
+pub mod config;
 pub mod index;
+pub mod pages;
 pub mod problem;
 pub mod resolve;
 pub mod review;

@@ -173,7 +173,6 @@ impl Telemetry {
     }
 
     /// `mesh_controller_streams_ended_total`.
-    #[must_use]
     pub fn ended(&self, reason: StreamEnd) -> &Counter {
         let [closed, refused, slow, protocol, failed] = &self.ended;
         match reason {
@@ -186,7 +185,6 @@ impl Telemetry {
     }
 
     /// `mesh_controller_messages_total`.
-    #[must_use]
     pub fn messages(&self, kind: MessageKind) -> &Counter {
         let [full, delta, inbound, current, not_found] = &self.messages;
         match kind {
@@ -199,7 +197,6 @@ impl Telemetry {
     }
 
     /// `mesh_controller_problems`.
-    #[must_use]
     pub fn problems(&self, severity: Severity) -> &Gauge {
         let [error, warning] = &self.problems;
         match severity {

@@ -1,1 +1,27 @@
-//! skeleton
+//! End-to-end tests of the mesh with real programs, and what they stand on. Floor 3: sees the mesh from outside only,
+//! through the `meshctl` binary, its admin servers and the wire.
+//!
+//! Floors within, each importing lower ones only:
+//!
+//! ```text
+//! 3  compare
+//! 2  mesh  programs  capture  netns
+//! 1  stage  http  tls  bin
+//! 0  ports  process  transcript
+//! ```
+//!
+//! Every test stands on a [`stage::Stage`]: a scratch directory, kept when the test fails, and a lease of ports and
+//! loopback addresses that no other test has. Every child process dies with its guard, and with the test process.
+
+pub mod bin;
+pub mod capture;
+pub mod compare;
+pub mod http;
+pub mod mesh;
+pub mod netns;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod stage;
+pub mod tls;
+pub mod transcript;

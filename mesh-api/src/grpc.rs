@@ -1,6 +1,8 @@
 //! gRPC to the control plane over mutual TLS, both ends, through the seam. Floor 3: imports `tls`, `sys`, `spiffe`.
 
 use std::{
+    collections::VecDeque,
+    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -13,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,7 +30,7 @@ use crate::{
 
 /// A handshake takes at most this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at once; further connections wait in the kernel's queue.
+/// Handshakes at once; for each one more, the oldest is given up.
 const MAX_HANDSHAKES: usize = 256;
 /// Connecting and shaking hands takes a client at most this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,14 +70,13 @@ pub fn incoming(listener: Listener, config: Arc<rustls::ServerConfig>) -> Receiv
 }
 
 async fn accept(listener: Listener, acceptor: TlsAcceptor, ready: mpsc::Sender<io::Result<ServerIo>>) {
-    let mut handshakes = JoinSet::new();
+    let mut handshakes = Handshakes::default();
     loop {
         tokio::select! {
             () = ready.closed() => return,
-            Some(_) = handshakes.join_next() => {}
-            accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    handshakes.spawn(handshake(stream, address, acceptor.clone(), ready.clone()));
+                    handshakes.start(handshake(stream, address, acceptor.clone(), ready.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -83,6 +84,28 @@ async fn accept(listener: Listener, acceptor: TlsAcceptor, ready: mpsc::Sender<i
                 }
             },
         }
+    }
+}
+
+/// Handshakes that go on. Where there are too many, the oldest gives way: whoever is in earnest is done long before its
+/// turn comes, so that peers which say nothing keep nobody out.
+#[derive(Default)]
+struct Handshakes {
+    tasks: JoinSet<()>,
+    by_age: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    fn start(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.by_age.retain(|task| !task.is_finished());
+        if self.by_age.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            tracing::debug!("too many TLS handshakes: the oldest is given up");
+            oldest.abort();
+        }
+        self.by_age.push_back(self.tasks.spawn(handshake));
     }
 }
 
@@ -145,7 +168,9 @@ async fn connect(
     let config = tls::client_config(keeper, sys.clock, expected, &[names::ALPN_GRPC]).map_err(io::Error::other)?;
     let connecting = async {
         let stream = sys.net.connect(address).await?;
-        TlsConnector::from(config).connect(tls::no_name(), stream).await
+        let stream = TlsConnector::from(config).connect(tls::no_name(), stream).await?;
+        tls::require_alpn(stream.get_ref().1).map_err(io::Error::other)?;
+        Ok(stream)
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(connected) => connected,

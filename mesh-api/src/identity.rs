@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rand::Rng as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 use tonic::transport::Channel;
@@ -89,6 +89,7 @@ pub enum IdentityError {
 pub struct Member {
     sys: Sys,
     config: IdentityConfig,
+    domain: TrustDomain,
     client: IdentityClient<Channel>,
     keeper: Arc<Keeper>,
     ready: watch::Sender<bool>,
@@ -116,7 +117,7 @@ impl Member {
         // The authority asks for no client certificate: who has none, or an expired one, must be able to ask.
         let client = IdentityClient::new(grpc::channel(&sys, &keeper, config.ca, authority));
         let (ready, _) = watch::channel(false);
-        Ok(Self { sys, config, client, keeper, ready })
+        Ok(Self { sys, config, domain, client, keeper, ready })
     }
 
     /// Where the current credentials are.
@@ -166,7 +167,7 @@ impl Member {
         let wait = due.saturating_sub(age).max(RETRY.0);
         // A bundle that was sent before the certificate was issued names the older issuer: only what comes later counts.
         let other = issuer.wait_for(|now| !now.is_empty() && now != signer);
-        let changed = timeout(wait, other).await.is_ok_and(|seen| seen.is_ok());
+        let changed = matches!(timeout(wait, other).await, Ok(Ok(_)));
         if changed {
             let spread = f64::from(self.sys.entropy.rng().next_u32()) / f64::from(u32::MAX);
             tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
@@ -190,11 +191,23 @@ impl Member {
         let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let identity = Identity::new(chain, key)?;
-        let trust = answer.trust.unwrap_or_default();
-        self.keeper.set_trust(TrustBundle::from_proto(&trust)?);
+        let wire = answer.trust.unwrap_or_default();
+        let trust = self.own_bundle(&wire)?;
+        // Whoever would be refused everywhere is better off with what it has.
+        identity.check(&trust, UnixTime::since_unix_epoch(self.sys.clock.unix()))?;
+        self.keeper.set_trust(trust);
         tracing::info!(identity = %identity.id(), serial = identity.serial(), issuer = identity.issuer(), "new certificate");
         self.keeper.set_identity(identity);
-        Ok(trust.issuer)
+        Ok(wire.issuer)
+    }
+
+    /// A bundle that may replace the current one: readable, and of the own trust domain.
+    fn own_bundle(&self, wire: &proto::TrustBundle) -> Result<TrustBundle, BadCredentials> {
+        if wire.trust_domain != self.domain.as_str() {
+            let (expected, found) = (self.domain.clone(), wire.trust_domain.clone());
+            return Err(BadCredentials::Domain { expected, found });
+        }
+        TrustBundle::from_proto(wire)
     }
 
     async fn follow_trust(&self, issuer: watch::Sender<String>) {
@@ -214,7 +227,7 @@ impl Member {
         let opened = timeout(CALL_TIMEOUT, client.watch_trust(proto::WatchTrustRequest {})).await;
         let mut bundles = opened.map_err(|_| IdentityError::Timeout)??.into_inner();
         while let Some(bundle) = bundles.message().await? {
-            self.keeper.set_trust(TrustBundle::from_proto(&bundle)?);
+            self.keeper.set_trust(self.own_bundle(&bundle)?);
             issuer.send_replace(bundle.issuer);
             backoff.reset();
         }

@@ -61,7 +61,8 @@ pub fn main(config: Config) -> anyhow::Result<()> {
 /// Each connection takes a file descriptor: as many as the system allows.
 fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -131,11 +132,8 @@ async fn start(
     let member = Member::new(sys.clone(), config.identity.clone())?;
     let (keeper, mut certified) = (member.keeper(), member.ready());
     tasks.spawn("identity", member.run());
-    let controller = SpiffeId::workload(
-        &config.identity.trust_domain.parse()?,
-        names::SYSTEM_NAMESPACE,
-        names::CONTROLLER_ACCOUNT,
-    )?;
+    let controller =
+        SpiffeId::workload(&config.identity.trust_domain.parse()?, names::SYSTEM_NAMESPACE, names::CONTROLLER_ACCOUNT)?;
     let channel = grpc::channel(&sys, &keeper, config.discovery.address, controller);
     let (client, discovery) = Client::new(&config, channel, &sys, &telemetry);
     let connection = client.connection();
@@ -259,12 +257,7 @@ async fn upkeep(telemetry: Arc<Telemetry>, keeper: Arc<Keeper>) {
     }
 }
 
-fn export(
-    drains: Drains,
-    config: &Config,
-    telemetry: &Arc<Telemetry>,
-    sys: &Sys,
-) -> Vec<tokio::task::JoinHandle<()>> {
+fn export(drains: Drains, config: &Config, telemetry: &Arc<Telemetry>, sys: &Sys) -> Vec<tokio::task::JoinHandle<()>> {
     let mut running = Vec::new();
     if let Some(queue) = drains.spans {
         let (endpoint, sys) = (config.telemetry.otlp_endpoint.clone(), sys.clone());

@@ -133,7 +133,10 @@ impl Account {
             "route": &*edge.route,
         });
         if let (Some((trace, _, _)), Some(fields)) = (trail.ids, line.as_object_mut()) {
-            fields.insert("trace_id".to_owned(), trace.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
+            fields.insert(
+                "trace_id".to_owned(),
+                trace.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+            );
         }
         line.to_string()
     }
@@ -141,7 +144,8 @@ impl Account {
     fn span(&self, trail: Trail, ids: ([u8; 16], [u8; 8], [u8; 8]), took: std::time::Duration, failed: bool) -> Span {
         let edge = self.metrics.edge();
         let text = |value: &str| Value::Text(value.to_owned());
-        let name = if edge.route.is_empty() { trail.method.to_string() } else { format!("{} {}", trail.method, edge.route) };
+        let name =
+            if edge.route.is_empty() { trail.method.to_string() } else { format!("{} {}", trail.method, edge.route) };
         let mut attributes = vec![
             ("http.request.method", text(trail.method.as_str())),
             ("url.path", Value::Text(trail.path)),
@@ -163,7 +167,17 @@ impl Account {
             Direction::Outbound => Kind::Client,
         };
         let (trace_id, span_id, parent_id) = ids;
-        Span { trace_id, span_id, parent_id, kind, name, start: trail.start, end: trail.start + took, attributes, failed }
+        Span {
+            trace_id,
+            span_id,
+            parent_id,
+            kind,
+            name,
+            start: trail.start,
+            end: trail.start + took,
+            attributes,
+            failed,
+        }
     }
 }
 

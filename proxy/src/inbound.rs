@@ -20,8 +20,8 @@ use std::{
 use ::http::Request;
 use bytes::Bytes;
 use mesh_api::{
-    names,
     model::Protocol,
+    names,
     spiffe::SpiffeId,
     sys::Stream,
     tls::{self, ClientAuth},

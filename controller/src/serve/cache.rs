@@ -17,9 +17,12 @@ use crate::{
 /// Most entries, dead ones included; beyond that answers are worked out for each stream.
 const MAX_ENTRIES: usize = 100_000;
 
+/// Answers of one topic.
+type Entries = HashMap<(Target, Scope), Weak<Snapshot<Destination>>>;
+
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    entries: HashMap<Topic, HashMap<(Target, Scope), Weak<Snapshot<Destination>>>>,
+    entries: HashMap<Topic, Entries>,
     count: usize,
     sweep_at: usize,
     epoch: u64,

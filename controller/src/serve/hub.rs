@@ -21,6 +21,7 @@ use mesh_api::{
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::{Answer, Key, Snapshot},
@@ -73,7 +74,9 @@ pub struct Hub {
     streams: Mutex<BTreeMap<StreamId, Arc<Entry>>>,
     source_problems: Mutex<Vec<Problem>>,
     synced: watch::Sender<bool>,
+    closing: CancellationToken,
     next_stream: AtomicU64,
+    revision: AtomicU64,
     telemetry: Arc<Telemetry>,
     limits: Limits,
     clock: Clock,
@@ -90,7 +93,9 @@ impl Hub {
             streams: Mutex::default(),
             source_problems: Mutex::default(),
             synced: watch::Sender::new(false),
+            closing: CancellationToken::new(),
             next_stream: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
             telemetry,
             limits,
             clock,
@@ -123,6 +128,7 @@ impl Hub {
             self.cache.lock().invalidate(&dirty);
         }
         self.watchers.lock().tell(&dirty);
+        self.revision.fetch_add(1, Ordering::Relaxed);
         if synced {
             self.telemetry.synced.set(1.0);
             self.synced.send_replace(true);
@@ -130,6 +136,21 @@ impl Hub {
         self.telemetry.source_events.increment(count);
         self.telemetry.dirty_topics.increment(dirty.topics().count() as u64);
         self.telemetry.commit_duration.record(started.elapsed());
+    }
+
+    /// Grows with every commit.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// Ends every stream: the process is about to stop.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
     }
 
     /// Becomes true when all that was there at the start is known.

@@ -94,6 +94,10 @@ async fn converse(
                 Ok(None) => return Ok(()),
                 Err(status) => return Err((StreamEnd::Closed, status)),
             },
+            () = hub.closing().cancelled() => {
+                let status = Status::unavailable("this controller stops; connect to another, or again");
+                return Err((StreamEnd::Closed, status));
+            }
             () = session.changed() => session.collect(),
             changed = synced.changed(), if !is_synced => {
                 // The hub outlives its streams.

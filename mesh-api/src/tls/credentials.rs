@@ -9,12 +9,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::verify::identity_of;
+use super::verify::{Usage, identity_of, verify_peer};
 use crate::{
     proto,
     spiffe::{SpiffeId, TrustDomain},
@@ -32,6 +32,17 @@ pub enum BadCredentials {
     /// The key is not usable, or is not the certificate's.
     #[error("the private key does not fit the certificate: {0}")]
     Key(rustls::Error),
+    /// The certificate is one, but nobody who trusts this bundle would take it.
+    #[error("the certificate does not hold under the trust bundle: {0}")]
+    Untrusted(super::PeerRefused),
+    /// The bundle is another trust domain's.
+    #[error("the trust bundle is for `{found}`, expected was `{expected}`")]
+    Domain {
+        /// The own trust domain.
+        expected: TrustDomain,
+        /// The bundle's.
+        found: String,
+    },
     /// A root cannot be read, or there is none.
     #[error("the trust bundle has no readable root for trust domain `{0}`")]
     Roots(String),
@@ -63,6 +74,16 @@ impl Identity {
         let issuer = parsed.issuer().to_string();
         let certified_key = CertifiedKey::from_der(chain, key, &super::provider()).map_err(BadCredentials::Key)?;
         Ok(Self { id, certified_key: Arc::new(certified_key), not_before, not_after, serial, issuer })
+    }
+
+    /// Whether a member that trusts `trust` would take it now.
+    ///
+    /// # Errors
+    /// [`BadCredentials::Untrusted`].
+    pub fn check(&self, trust: &TrustBundle, now: UnixTime) -> Result<(), BadCredentials> {
+        let (leaf, intermediates) = self.certified_key.cert.split_first().ok_or(BadCredentials::Chain)?;
+        let found = verify_peer(trust, leaf, intermediates, Usage::Client, now);
+        found.map(drop).map_err(BadCredentials::Untrusted)
     }
 
     /// Who this is.

@@ -100,8 +100,18 @@ pub fn verify_peer(
         Usage::Server => KeyUsage::server_auth(),
     };
     let algorithms = super::provider().signature_verification_algorithms.all;
-    certificate.verify_for_usage(algorithms, anchors, intermediates, now, eku, None, None).map_err(path_error)?;
+    let path =
+        certificate.verify_for_usage(algorithms, anchors, intermediates, now, eku, None, None).map_err(path_error)?;
+    if !path.intermediate_certificates().all(|issuer| may_sign(&issuer.der())) {
+        return Err(PeerRefused::Shape("its issuer's key usage lacks keyCertSign"));
+    }
     Ok(id)
+}
+
+/// RFC 5280 section 6.1.4 (n), which webpki leaves out; X509-SVID section 4.3 wants the extension to be there.
+fn may_sign(issuer: &CertificateDer<'_>) -> bool {
+    let Ok((_, issuer)) = X509Certificate::from_der(issuer) else { return false };
+    matches!(issuer.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign())
 }
 
 /// The one SPIFFE ID in a certificate of the right shape. Signatures and validity are not looked at.
@@ -116,6 +126,10 @@ pub(super) fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerRef
     check_shape(&certificate)?;
     let names = certificate.subject_alternative_name().map_err(|_| PeerRefused::Shape("its names cannot be read"))?;
     let all = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    // A name that is not text would not be counted below, and could hide a second identity from this reader only.
+    if all.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(PeerRefused::Shape("one of its names cannot be read"));
+    }
     let uris: Vec<&str> = all
         .iter()
         .filter_map(|name| match name {

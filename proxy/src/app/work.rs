@@ -38,8 +38,13 @@ async fn work(ground: Ground) -> anyhow::Result<()> {
     let Ground { sys, config, keeper, discovery, telemetry, phase, progress } = ground;
     let worker = Worker::new(&sys, &config, &keeper, &discovery, &telemetry, phase);
     let share = |max: usize| Slots::new(max / usize::from(config.workers));
-    let inbound = Side { worker: Rc::clone(&worker), slots: share(config.inbound.max_connections), until: Phase::DrainingInbound };
-    let outbound = Side { worker: Rc::clone(&worker), slots: share(config.outbound.max_connections), until: Phase::DrainingAll };
+    let inbound = Side {
+        worker: Rc::clone(&worker),
+        slots: share(config.inbound.max_connections),
+        until: Phase::DrainingInbound,
+    };
+    let outbound =
+        Side { worker: Rc::clone(&worker), slots: share(config.outbound.max_connections), until: Phase::DrainingAll };
     open_inbound(&inbound).await?;
     open_outbound(&outbound).await?;
     progress.send(Progress::Listening).await?;

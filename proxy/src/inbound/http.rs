@@ -2,11 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Version,
-    header::UPGRADE,
-    request::Parts,
-};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use mesh_api::{model::Protocol, names};
 use tokio::time::Instant;
 
@@ -52,16 +48,19 @@ impl Context {
         let metrics = ["http1", "http2", "grpc"].map(|protocol| {
             let caller = arrival.identity.as_ref().and_then(|identity| identity.namespace_account().ok());
             let (namespace, source) = caller.unwrap_or(("", "unknown"));
-            RequestMetrics::new(&worker.telemetry, Edge {
-                direction: Direction::Inbound,
-                source: source.into(),
-                source_namespace: namespace.into(),
-                destination: worker.telemetry.workload.clone(),
-                destination_namespace: worker.telemetry.namespace.clone(),
-                route: "".into(),
-                protocol,
-                peer: text.map(Into::into),
-            })
+            RequestMetrics::new(
+                &worker.telemetry,
+                Edge {
+                    direction: Direction::Inbound,
+                    source: source.into(),
+                    source_namespace: namespace.into(),
+                    destination: worker.telemetry.workload.clone(),
+                    destination_namespace: worker.telemetry.namespace.clone(),
+                    route: "".into(),
+                    protocol,
+                    peer: text.map(Into::into),
+                },
+            )
         });
         Rc::new(Self { worker: Rc::clone(worker), arrival, state, app, meshed, client_id, metrics })
     }

@@ -54,10 +54,8 @@ impl Policies {
             return Some(Rc::clone(state));
         }
         let mut follow = self.follow.borrow().clone();
-        let known = timeout(
-            self.worker.config.discovery.wait,
-            follow.wait_for(|state| matches!(state, State::Known(_))),
-        );
+        let known =
+            timeout(self.worker.config.discovery.wait, follow.wait_for(|state| matches!(state, State::Known(_))));
         known.await.ok()?.ok()?;
         let state = Rc::new(PortState::new(port, follow)?);
         let mut ports = self.ports.borrow_mut();

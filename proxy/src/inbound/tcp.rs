@@ -6,10 +6,7 @@ use bytes::Bytes;
 use mesh_api::sys::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{
-    Arrival,
-    policy::PortState,
-};
+use super::{Arrival, policy::PortState};
 use crate::{
     carry::{self, Reset},
     fault::Fault,

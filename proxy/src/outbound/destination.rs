@@ -192,16 +192,19 @@ impl Compiled {
     /// The handles for requests that get no backend.
     pub(super) fn unrouted(&self, worker: &Worker, protocol: &'static str) -> Rc<RequestMetrics> {
         let telemetry = &worker.telemetry;
-        RequestMetrics::new(telemetry, Edge {
-            direction: Direction::Outbound,
-            source: Arc::clone(&telemetry.workload),
-            source_namespace: Arc::clone(&telemetry.namespace),
-            destination: Arc::clone(&self.described.id.name),
-            destination_namespace: Arc::clone(&self.described.id.namespace),
-            route: "".into(),
-            protocol,
-            peer: None,
-        })
+        RequestMetrics::new(
+            telemetry,
+            Edge {
+                direction: Direction::Outbound,
+                source: Arc::clone(&telemetry.workload),
+                source_namespace: Arc::clone(&telemetry.namespace),
+                destination: Arc::clone(&self.described.id.name),
+                destination_namespace: Arc::clone(&self.described.id.namespace),
+                route: "".into(),
+                protocol,
+                peer: None,
+            },
+        )
     }
 }
 

@@ -81,7 +81,8 @@ pub(super) async fn handle(
         Err(fault) => {
             worker.outbound_refusals.record(&fault);
             let peer = backend.usual_peer();
-            let metrics = backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer.as_ref());
+            let metrics =
+                backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer.as_ref());
             let account = Account { start, trail, refused: Some(fault.code), ..Account::begin(metrics) };
             Tracked::respond(fault.response(caller.grpc, true, Body::Text), account, None)
         }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::destination::Destination;
 use crate::{
     balance::{Outcome, Pick},
-    fault::{Code, Fault},
     carry::between,
+    fault::{Code, Fault},
     l4::Prefixed,
     sniff::AsyncReadable,
     telemetry::metrics::Direction,

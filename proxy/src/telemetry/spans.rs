@@ -135,7 +135,8 @@ fn request(batch: Vec<Span>, resource: &Resource) -> ExportTraceServiceRequest {
     };
     let spans =
         ScopeSpans { scope: Some(scope), spans: batch.into_iter().map(wire).collect(), ..ScopeSpans::default() };
-    let spans = ResourceSpans { resource: Some(resource.0.clone()), scope_spans: vec![spans], ..ResourceSpans::default() };
+    let spans =
+        ResourceSpans { resource: Some(resource.0.clone()), scope_spans: vec![spans], ..ResourceSpans::default() };
     ExportTraceServiceRequest { resource_spans: vec![spans] }
 }
 

@@ -100,7 +100,14 @@ pub async fn mutual(
     let stream = timeout(dialer.connect_timeout, connecting).await.map_err(|_| too_slow())??;
     match tls::require_alpn(stream.get_ref().1) {
         Ok(agreed) if agreed == alpn => {}
-        _ => return Err(SendError::new(Code::PeerRefused, "the endpoint is no sidecar", true, "no protocol of the mesh was agreed on")),
+        _ => {
+            return Err(SendError::new(
+                Code::PeerRefused,
+                "the endpoint is no sidecar",
+                true,
+                "no protocol of the mesh was agreed on",
+            ));
+        }
     }
     dialer.handshakes.ok.increment(1);
     Ok(stream)

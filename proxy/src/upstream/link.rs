@@ -64,7 +64,12 @@ impl Link {
     /// time.
     pub(super) async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
         if self.pending.get() >= self.dialer.max_pending {
-            return Err(SendError::new(Code::Overloaded, "too many requests wait for this endpoint", true, "queue is full"));
+            return Err(SendError::new(
+                Code::Overloaded,
+                "too many requests wait for this endpoint",
+                true,
+                "queue is full",
+            ));
         }
         let _waiting = Waiting::begin(&self.pending);
         let waited = timeout(self.dialer.connect_timeout, self.ready_sender()).await;
@@ -194,7 +199,8 @@ fn head_for_http2(request: Request<Body>) -> Result<(Request<()>, Body), SendErr
     let authority = authority.map_err(|error| invalid(&error))?;
     if let Some(authority) = authority.or_else(|| parts.uri.authority().cloned()) {
         let mut target = uri::Parts::default();
-        target.path_and_query = parts.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
+        target.path_and_query =
+            parts.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
         target.scheme = Some(uri::Scheme::HTTP);
         target.authority = Some(authority);
         parts.uri = Uri::from_parts(target).map_err(|error| invalid(&error))?;
@@ -215,4 +221,3 @@ fn failed(error: &RequestError) -> SendError {
     };
     SendError { fault: Fault::new(code, detail), unprocessed, cause: error.to_string() }
 }
-

@@ -171,7 +171,9 @@ fn copy_of(request: &Request<Body>) -> Request<Body> {
 fn failed(error: &h1::ClientError) -> SendError {
     let unprocessed = error.retry() == Retry::Always;
     let (code, detail) = match error.kind() {
-        ClientErrorKind::HeadTimeout | ClientErrorKind::WriteTimeout => (Code::Timeout, "the server did not answer in time"),
+        ClientErrorKind::HeadTimeout | ClientErrorKind::WriteTimeout => {
+            (Code::Timeout, "the server did not answer in time")
+        }
         ClientErrorKind::BadResponse(_) => (Code::BadResponse, "the server's answer is not valid HTTP"),
         ClientErrorKind::Unwritable | ClientErrorKind::RequestBody(_) | ClientErrorKind::RequestLength => {
             (Code::BadRequest, "the request broke off or cannot be sent on")

@@ -142,7 +142,9 @@ impl Client {
     }
 
     pub async fn connect(server: &Server, identity: &str, messages: Vec<Message>) -> Self {
+        // Small windows, so that a client that does not read is felt soon.
         let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+        let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
         let channel = endpoint.connect().await.unwrap();
         let (requests, receiver) = mpsc::channel(64);
         for message in messages {

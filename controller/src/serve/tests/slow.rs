@@ -59,7 +59,7 @@ async fn one_slow_reader_delays_nobody() {
         server.apply(&workload_yaml(&format!("web-{n}"), "web", n));
     }
     let slow = Client::hello(&server, FRONT, "front", "slow").await;
-    // Each answer is some 60 KiB: the windows hold one, two more are under way.
+    // Each answer is some 60 KiB: windows and buffers hold a few of them.
     let mut ports = String::new();
     for port in 1..=40 {
         ports += &format!("{{port: {port}, name: p{port}, targetPort: 8080}},");
