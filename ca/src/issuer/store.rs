@@ -356,7 +356,7 @@ impl Store {
     fn write_trust(&self) -> Result<(), StoreError> {
         let roots: Result<Vec<_>, _> = self.state.roots.iter().map(|entry| self.cert("root", entry)).collect();
         let pem = pki::certs_to_pem(roots?.iter().map(AuthorityCert::der));
-        let path = self.folder.join("trust.pem");
+        let path = self.folder.join(super::TRUST_FILE);
         if files::read(&path).ok().as_deref() == Some(pem.as_bytes()) {
             return Ok(());
         }
@@ -410,7 +410,6 @@ impl Store {
     }
 
     #[cfg(not(test))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same shape as in tests")]
     fn before_write(&self) -> Result<(), FileError> {
         Ok(())
     }
