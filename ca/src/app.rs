@@ -20,7 +20,7 @@ use crate::{
     admin::Pages,
     authn::{JoinKeyError, JoinTokens},
     config::Config,
-    issuer::{Control, Driver, IssuerError, Issuing, Source, Store, StoreError, Supplied, rotation::Order},
+    issuer::{Control, Driver, IssuerError, Issuing, Source, Store, StoreError, Supplied, TRUST_FILE, rotation::Order},
     own::{Own, OwnError},
     serve::{Service, bounded},
     telemetry,
@@ -246,7 +246,8 @@ fn open(config: &Config, sys: &Sys) -> Result<Source, AppError> {
     let domain = config.domain()?;
     if config.supplied.are_set() {
         crate::files::create_folder(&config.state_folder).map_err(JoinKeyError::from)?;
-        return Ok(Source::Supplied(Supplied::new(config.supplied.clone(), domain)));
+        let publish = config.state_folder.join(TRUST_FILE);
+        return Ok(Source::Supplied(Supplied::new(config.supplied.clone(), domain, publish)));
     }
     let store = Store::open(&config.state_folder, domain, config.schedule(), sys.clock.now().into())?;
     Ok(Source::Own(Box::new(store)))

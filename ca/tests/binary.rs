@@ -1,7 +1,10 @@
 //! The program itself: how it starts, what it says where it cannot, how it ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where its premises fail")]
+
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -17,8 +20,8 @@ fn program(folder: &Path) -> Command {
     command
 }
 
-/// Reads its log until it serves.
-fn start(folder: &Path) -> Child {
+/// Reads its log until it serves; answers the address of its admin server as well.
+fn start(folder: &Path) -> (Child, String) {
     let mut child = program(folder).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
@@ -27,7 +30,17 @@ fn start(folder: &Path) -> Child {
         assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended instead");
     }
     child.stderr = Some(lines.into_inner());
-    child
+    let admin = line.split("admin=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    (child, admin.to_owned())
+}
+
+fn page(admin: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn failure(mut command: Command) -> String {
@@ -41,7 +54,18 @@ fn it_ends_when_asked_and_finds_its_state_again() {
     let top = tempfile::tempdir().unwrap();
     let folder = top.path().join("state");
     for _ in 0..2 {
-        let mut child = start(&folder);
+        let (mut child, admin) = start(&folder);
+        let metrics = page(&admin, "/metrics");
+        for series in [
+            "# TYPE mesh_ca_issuer_expiry_timestamp_seconds gauge",
+            "mesh_ca_root_expiry_timestamp_seconds{which=\"earliest\"}",
+            "mesh_ca_server_expiry_timestamp_seconds",
+            "mesh_ca_rotation_phase{phase=\"steady\"} 1",
+            "mesh_ca_rotation_phase{phase=\"retiring\"} 0",
+            "mesh_ca_roots 1",
+        ] {
+            assert!(metrics.contains(series), "{series}: {metrics}");
+        }
         // A second one does not get in.
         let told = failure(program(&folder));
         assert!(told.contains("is in use by another process"), "{told}");

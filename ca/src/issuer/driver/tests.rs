@@ -97,7 +97,7 @@ async fn i13_replaced_files_take_effect_and_bad_ones_do_not() {
     };
     put("pem", 1, &files.chain_file);
     put("key", 1, &files.key_file);
-    let supplied = Supplied::new(files.clone(), domain);
+    let supplied = Supplied::new(files.clone(), domain, mine.path().join("trust.pem"));
     let (driver, control, mut watching) = Driver::start(Source::Supplied(supplied), clock, HOUR).unwrap();
     let running = tokio::spawn(driver.run());
     let refused = control.order(Order::RotateIssuer).await.unwrap_err();
