@@ -1,5 +1,7 @@
 //! The whole controller on loopback: a folder of manifests, a certificate authority, proxies over mutual TLS.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, to panic is to fail")]
+
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use mesh_api::{
