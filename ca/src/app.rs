@@ -187,9 +187,10 @@ impl App {
 
         let mut tasks = Supervisor::new();
         tasks.spawn_fallible("issuer", self.driver.run());
+        let own = self.own.keeper();
         tasks.spawn("own certificate", self.own.run());
         let orders = config.admin.ip().is_loopback();
-        let pages = Pages::new(self.issuing, self.control, clock, orders);
+        let pages = Pages::new(self.issuing, self.control, own, clock, orders);
         let handle = self.shared.metrics.clone();
         let admin = Admin { mount: Arc::new(pages), log: self.shared.log, metrics: self.shared.metrics };
         tasks.spawn("admin", admin::serve(self.admin.0, admin));

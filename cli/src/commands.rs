@@ -1,0 +1,8 @@
+//! The commands, one file each. Floor 3: they read arguments, call the floors below, and print.
+
+pub mod completion;
+pub mod exec;
+pub mod part;
+pub mod status;
+pub mod up;
+pub mod version;
