@@ -104,7 +104,9 @@ pub async fn serve(listener: Listener, admin: Admin) {
             note(ended);
         }
         if connections.len() >= MAX_CONNECTIONS {
-            connections.join_next().await.map(note);
+            if let Some(ended) = connections.join_next().await {
+                note(ended);
+            }
             continue;
         }
         match listener.accept().await {
