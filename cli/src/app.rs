@@ -33,6 +33,12 @@ enum Command {
     /// Run a sidecar.
     #[command(hide = true)]
     Proxy(part::Args),
+    /// Run a controller.
+    #[command(hide = true)]
+    Controller(part::Args),
+    /// Run a certificate authority.
+    #[command(hide = true)]
+    Ca(part::Args),
     /// Become another program that ends with its parent.
     #[command(hide = true)]
     Exec(exec::Args),
@@ -65,6 +71,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => return block_on(up::run(args, out)),
         Command::Status(args) => return block_on(status::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),
+        Command::Controller(args) => return part::controller(args),
+        Command::Ca(args) => return part::ca(args),
         Command::Exec(args) => return Ok(exec::run(&args)),
         Command::Completion(args) => completion::run(&args, command_line(), &mut out)?,
     }

@@ -82,9 +82,16 @@ async fn a_killed_process_is_started_again() {
     let second = bench.until(|doing| doing.pid().is_some_and(|pid| pid != first)).await.pid().unwrap();
     let notice = timeout(SOON, bench.notices.next()).await.unwrap().unwrap();
     assert!(notice.text.contains("the program was killed by signal 9 (SIGKILL); starting it again in"), "{notice:?}");
-    assert!(notice.text.contains("it said: hello"), "{notice:?}");
     timeout(SOON, bench.kept.stop()).await.unwrap();
     assert!(!alive(second) && bench.kept.doing() == Doing::Down);
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_program_are_told() {
+    let mut bench = keep("echo $SAID; exit 3", Duration::from_secs(5));
+    let notice = timeout(SOON, bench.notices.next()).await.unwrap().unwrap();
+    assert!(notice.text.contains("the program ended with code 3; starting it again"), "{notice:?}");
+    assert!(notice.text.contains("it said: hello"), "{notice:?}");
 }
 
 #[tokio::test]

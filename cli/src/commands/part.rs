@@ -2,7 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use mesh_api::config::ConfigErrors;
+use anyhow::Context;
+use mesh_api::{
+    config::{ConfigErrors, Sources, Validate, load},
+    log,
+    supervise::terminated,
+    sys::Sys,
+};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::io;
 
@@ -32,6 +39,48 @@ pub fn proxy(args: Args) -> anyhow::Result<ExitCode> {
         Ok(config) => mesh_proxy::app::main(config).map(|()| ExitCode::SUCCESS),
         Err(errors) => Ok(wrong(&errors)),
     }
+}
+
+/// Runs the controller until it is told to end.
+///
+/// # Errors
+/// As the controller says.
+pub fn controller(args: Args) -> anyhow::Result<ExitCode> {
+    let config: mesh_controller::config::Config = match configured(args) {
+        Ok(config) => config,
+        Err(errors) => return Ok(wrong(&errors)),
+    };
+    let log = log::init(&config.log)?;
+    runtime()?.block_on(mesh_controller::app::run(config, Sys::host(), log, terminated()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the certificate authority until it is told to end.
+///
+/// # Errors
+/// As the authority says.
+pub fn ca(args: Args) -> anyhow::Result<ExitCode> {
+    let config: mesh_ca::config::Config = match configured(args) {
+        Ok(config) => config,
+        Err(errors) => return Ok(wrong(&errors)),
+    };
+    let log = log::init(&config.log)?;
+    let metrics = Some(mesh_ca::app::install_metrics().context("metrics")?);
+    let shared = mesh_ca::app::Shared { log, metrics };
+    runtime()?.block_on(mesh_ca::app::run(config, Sys::host(), shared, terminated()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configured<T>(args: Args) -> Result<T, ConfigErrors>
+where
+    T: Default + Serialize + DeserializeOwned + Validate,
+{
+    let environment = Sources::process_environment();
+    load(&Sources { file: args.config.as_deref(), environment, flags: args.sets })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn wrong(errors: &ConfigErrors) -> ExitCode {

@@ -97,9 +97,15 @@ async fn session(wish: Wish, strict: bool, launcher: Launcher, reporter: Reporte
     reporter.say(Tone::Plain, "stopping");
     tokio::select! {
         () = running.stop() => reporter.say(Tone::Plain, "stopped"),
-        () = terminated() => reporter.say(Tone::Warn, "stopped at once"),
+        () = again() => reporter.say(Tone::Warn, "stopped at once"),
     }
     result
+}
+
+/// A second signal; one that comes together with the first (a terminal and a supervisor both send it) is none.
+async fn again() {
+    tokio::time::sleep(LOOK).await;
+    terminated().await;
 }
 
 async fn serve(

@@ -77,6 +77,7 @@ async fn manifests(mesh: Arc<Mesh>, first: oneshot::Sender<()>) -> anyhow::Resul
 /// Brings what runs in line with what was found.
 fn take(mesh: &Arc<Mesh>, found: Found, work: &mut JoinSet<()>, told: &mut BTreeSet<String>) {
     let reporter = &mesh.settings.reporter;
+    mesh.set_places(found.places);
     let texts: BTreeSet<String> = found.unfit.iter().map(|(_, text)| text.clone()).filter(|t| !t.is_empty()).collect();
     texts.difference(told).for_each(|text| reporter.say(Tone::Bad, text.clone()));
     *told = texts;
@@ -135,21 +136,19 @@ struct Problem {
 }
 
 impl Problem {
-    fn line(&self) -> String {
-        let mut text = String::new();
-        if let Some(path) = &self.path {
-            text.push_str(path);
-            if let Some(line) = self.line {
-                text.push_str(&format!(":{line}"));
-            }
-            text.push_str(": ");
-        }
-        for part in
-            [self.object.as_deref().unwrap_or_default(), &self.field].into_iter().filter(|part| !part.is_empty())
-        {
-            text.push_str(&format!("{part}: "));
-        }
-        format!("{text}{} ({})", self.message, self.reason)
+    /// `path:line: Kind/namespace/name: field: message (Reason)`, each part where it is known. What is wrong between
+    /// objects has no line of its own: `place` is that of the object.
+    fn line(&self, place: Option<String>) -> String {
+        let own = self.path.as_ref().map(|path| match self.line {
+            Some(line) => format!("{path}:{line}"),
+            None => path.clone(),
+        });
+        let place = own.or(place).unwrap_or_default();
+        let object = self.object.as_deref().unwrap_or_default();
+        let message = self.message.strip_prefix(&format!("{object}: ")).unwrap_or(&self.message);
+        let known = [place.as_str(), object, &self.field].into_iter().filter(|part| !part.is_empty());
+        let parts: Vec<&str> = known.chain([message]).collect();
+        format!("{} ({})", parts.join(": "), self.reason)
     }
 }
 
@@ -163,7 +162,8 @@ async fn problems(mesh: Arc<Mesh>) {
         let Ok(Ok(now)) = answer.map(|answer| answer.json::<BTreeSet<Problem>>()) else { continue };
         for problem in now.difference(&known).take(MAX_TOLD) {
             let tone = if problem.severity == "warning" { Tone::Warn } else { Tone::Bad };
-            mesh.settings.reporter.say(tone, problem.line());
+            let place = problem.object.as_deref().and_then(|object| mesh.place(object));
+            mesh.settings.reporter.say(tone, problem.line(place));
         }
         if !known.is_empty() && now.is_empty() {
             mesh.settings.reporter.say(Tone::Good, "no problems are left in the manifests");
@@ -241,7 +241,11 @@ mod tests {
             "object": "HTTPRoute/shop/web", "field": "spec.rules[0]", "message": "no such thing"},
             {"severity": "warning", "reason": "Syntax", "path": null, "line": null, "object": null, "field": "", "message": "odd"}]"#;
         let problems: Vec<Problem> = serde_json::from_str(text).unwrap();
-        assert_eq!(problems[0].line(), "/m/a.yaml:7: HTTPRoute/shop/web: spec.rules[0]: no such thing (Invalid)");
-        assert_eq!(problems[1].line(), "odd (Syntax)");
+        assert_eq!(
+            problems[0].line(Some("other".into())),
+            "/m/a.yaml:7: HTTPRoute/shop/web: spec.rules[0]: no such thing (Invalid)"
+        );
+        assert_eq!(problems[1].line(None), "odd (Syntax)");
+        assert_eq!(problems[1].line(Some("/m/b.yaml:1".into())), "/m/b.yaml:1: odd (Syntax)");
     }
 }

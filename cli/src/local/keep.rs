@@ -181,7 +181,9 @@ impl Keeper {
             Wanted::Up => format!("; starting it again in {:.1}s", wait.as_secs_f64()),
             Wanted::Left | Wanted::Down => String::new(),
         };
-        let said = process::last_line(&self.spec.log).map(|line| format!("\n  it said: {line}")).unwrap_or_default();
+        // Who was killed had no last word.
+        let last = process::last_line(&self.spec.log).filter(|_| !how.contains("signal"));
+        let said = last.map(|line| format!("\n  it said: {line}")).unwrap_or_default();
         let log = self.spec.log.display();
         self.reporter.say(Tone::Bad, format!("{} {how}{again} (log: {log}){said}", self.spec.name));
         self.say(Doing::Broken(how.to_owned()));

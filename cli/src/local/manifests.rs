@@ -1,7 +1,10 @@
 //! Follows the folder of manifests, for the workloads in it. The controller reads the same folder for everything else,
 //! with the same code: what is no workload for it is none here.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use mesh_api::{model::WorkloadId, resources::Resource, spiffe::TrustDomain};
 use mesh_controller::{
@@ -26,6 +29,8 @@ pub struct Found {
     pub plans: Vec<Plan>,
     /// Workloads that cannot, with the place of their manifest: what runs of them is left as it is.
     pub unfit: Vec<(WorkloadId, String)>,
+    /// Where each object stands, by `Kind/NAMESPACE/NAME`.
+    pub places: HashMap<String, String>,
 }
 
 impl Manifests {
@@ -48,7 +53,8 @@ impl Manifests {
 }
 
 fn workloads(objects: &[Located<Resource>], trust_domain: &TrustDomain) -> Found {
-    let mut found = Found::default();
+    let places = objects.iter().map(|located| (located.value.object_ref().to_string(), located.place.to_string()));
+    let mut found = Found { places: places.collect(), ..Found::default() };
     for located in objects {
         let Resource::ExternalWorkload(object) = &located.value else { continue };
         let reference = located.value.object_ref();
@@ -60,27 +66,17 @@ fn workloads(objects: &[Located<Resource>], trust_domain: &TrustDomain) -> Found
         }
         match plan::plan(object, folder_of(&located.place.path)) {
             Ok(plan) => found.plans.push(plan),
-            Err(unfit) => found.unfit.push(told(&located.place, id, &unfit)),
+            Err(unfit) => found.unfit.push(told(&located.place.to_string(), id, &unfit)),
         }
     }
-    let places = |id: &WorkloadId| {
-        let is_it = |located: &&Located<Resource>| {
-            let object = located.value.object_ref();
-            matches!(located.value, Resource::ExternalWorkload(_))
-                && object.namespace == id.namespace
-                && object.name == id.name
-        };
-        objects.iter().find(is_it).map(|located| located.place.clone())
-    };
     for (id, unfit) in plan::refuse_clashes(&mut found.plans) {
-        if let Some(place) = places(&id) {
-            found.unfit.push(told(&place, id, &unfit));
-        }
+        let place = found.places.get(&format!("ExternalWorkload/{id}")).cloned().unwrap_or_default();
+        found.unfit.push(told(&place, id, &unfit));
     }
     found
 }
 
-fn told(place: &mesh_controller::problem::Place, id: WorkloadId, unfit: &Unfit) -> (WorkloadId, String) {
+fn told(place: &str, id: WorkloadId, unfit: &Unfit) -> (WorkloadId, String) {
     let text = format!("{place}: ExternalWorkload {id}: {unfit}");
     (id, text)
 }
@@ -112,6 +108,7 @@ mod tests {
         let found = manifests.look().unwrap();
         let plans: Vec<_> = found.plans.iter().map(|plan| plan.id.to_string()).collect();
         assert_eq!(plans, ["shop/a"]);
+        assert_eq!(found.places["ExternalWorkload/shop/b"], format!("{}:6", path.display()));
         assert_eq!(found.plans[0].app.as_ref().unwrap().dir, dir.path());
         let unfit: Vec<_> = found.unfit.iter().map(|(id, text)| format!("{id} {text}")).collect();
         let clash = format!(

@@ -1,7 +1,7 @@
 //! The whole mesh: its control plane, its workloads, and what is asked of it while it runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -57,6 +57,8 @@ pub struct Mesh {
     controller: (Kept, SocketAddr),
     workloads: Mutex<BTreeMap<WorkloadId, Arc<Workload>>>,
     joined: Mutex<Vec<WorkloadEntry>>,
+    /// Where each object of the manifests stands.
+    places: Mutex<HashMap<String, String>>,
     _lock: Lock,
 }
 
@@ -116,6 +118,7 @@ impl Mesh {
             admin: options.admin,
             workloads: Mutex::default(),
             joined: Mutex::default(),
+            places: Mutex::default(),
             _lock: lock,
         };
         mesh.part_ready(Part::Ca, "certificate authority").await?;
@@ -225,6 +228,14 @@ impl Mesh {
 
     pub(super) fn remove(&self, id: &WorkloadId) -> Option<Arc<Workload>> {
         self.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    pub(super) fn set_places(&self, places: HashMap<String, String>) {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
+    }
+
+    pub(super) fn place(&self, object: &str) -> Option<String> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).get(object).cloned()
     }
 
     pub(super) fn set_joined(&self, mut joined: Vec<WorkloadEntry>) {

@@ -203,7 +203,8 @@ impl Settings {
         }
         match part {
             Part::Proxy => Ok(load::<mesh_proxy::config::Config>(path)?.drain),
-            Part::Ca | Part::Controller => Ok(Duration::ZERO),
+            Part::Ca => load::<mesh_ca::config::Config>(path).map(|_| Duration::ZERO),
+            Part::Controller => load::<mesh_controller::config::Config>(path).map(|_| Duration::ZERO),
         }
     }
 }
