@@ -1,11 +1,11 @@
-//! Arguments in, exit code out: 0 done, 1 failed, 2 wrong usage. Floor 4: imports `commands`, `io`.
+//! Arguments in, exit code out: 0 done, 1 failed, 2 wrong usage. Floor 5: imports `commands`, `io`.
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, exec, part, status, up, version},
+    commands::{completion, demo, demo_app, exec, part, status, up, version},
     io::{self, Out},
 };
 
@@ -22,6 +22,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a small shop in a mesh, to look at or to prove it.
+    Demo(demo::Args),
     /// Run the mesh that a folder of manifests describes.
     Up(up::Args),
     /// Show who runs what, and who calls whom.
@@ -30,6 +32,9 @@ enum Command {
     Version(version::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
+    /// Run a program of the demo.
+    #[command(hide = true)]
+    DemoApp(demo_app::Args),
     /// Run a sidecar.
     #[command(hide = true)]
     Proxy(part::Args),
@@ -68,6 +73,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
     match command {
         Command::Version(args) => version::run(&args, &mut out)?,
+        Command::Demo(args) => return block_on(demo::run(args, out)),
+        Command::DemoApp(args) => return block_on(demo_app::run(args)),
         Command::Up(args) => return block_on(up::run(args, out)),
         Command::Status(args) => return block_on(status::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),

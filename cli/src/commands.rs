@@ -1,6 +1,8 @@
-//! The commands, one file each. Floor 3: they read arguments, call the floors below, and print.
+//! The commands, one file each. Floor 4: they read arguments, call the floors below, and print.
 
 pub mod completion;
+pub mod demo;
+pub mod demo_app;
 pub mod exec;
 pub mod part;
 pub mod status;

@@ -4,8 +4,9 @@
 //! Modules stand on floors; each imports lower floors only:
 //!
 //! ```text
-//!  4  app          arguments in, exit code out
-//!  3  commands     one file a command
+//!  5  app          arguments in, exit code out
+//!  4  commands     one file a command
+//!  3  demo         a small shop: its manifests, its programs, its proof
 //!  2  view         what `status` and `demo` show, computed from what was asked
 //!     local        the local runner: a control plane and workloads as processes
 //!  1  query        asks admin servers, reads Prometheus text
@@ -16,6 +17,7 @@
 pub mod app;
 pub mod collector;
 pub mod commands;
+pub mod demo;
 pub mod io;
 pub mod local;
 pub mod query;

@@ -3,5 +3,6 @@
 pub mod edges;
 pub mod members;
 pub mod scrape;
+pub mod status;
 
 pub use scrape::{Scrape, scrape};
