@@ -1,1 +1,34 @@
-//! skeleton
+//! The control plane of the mesh: reads what users write, works out what each proxy must know, and tells it.
+//!
+//! A change travels upwards through these floors; each imports lower floors only:
+//!
+//! ```text
+//!  6  app        puts everything together and owns every task
+//!  5  pages      what the admin server shows
+//!  4  serve      the discovery service: one actor a stream, newest state, no queue
+//!  3  source     where objects come from: folders of manifests
+//!  2  resolve    index -> what one proxy must know; pure
+//!     review     index -> references that lead nowhere, conflicts; pure
+//!  1  index      all objects, incrementally; which topics a change makes dirty; pure
+//!     translate  one object -> checked parts; pure
+//!     status     who is connected and runs what, in types that the command line can read back
+//!     config     what the process is told
+//!  0  problem    what is wrong, said so that it can be mended
+//!     telemetry  every metric, once
+//! ```
+
+pub mod app;
+pub mod config;
+pub mod index;
+pub mod pages;
+pub mod problem;
+pub mod resolve;
+pub mod review;
+pub mod serve;
+pub mod source;
+pub mod status;
+pub mod telemetry;
+pub mod translate;
+
+#[cfg(test)]
+mod fixtures;

@@ -1,4 +1,32 @@
 //! The sidecar proxy of the mesh.
+//!
+//! Modules stand on floors; each imports lower floors only:
+//!
+//! ```text
+//!  7  app         builds every part, starts it, waits, drains
+//!  6  outbound    what the application sends: destination, route, endpoint, send
+//!     inbound     what comes for the application: TLS, policy, authorization, forward
+//!     admin       the pages of the admin server
+//!  5  worker      what everything on one thread shares
+//!     sniff       who speaks first, and what
+//!     exchange    one request's account: metrics, balance, span, access line
+//!     carry       connections that are not HTTP
+//!     tunnel      upgrades
+//!  4  upstream    one endpoint: dial, multiplexed link, HTTP/1 pool
+//!  3  discovery   what is known of the mesh, and the stream it comes over
+//!  2  authz routing balance budget detect     pure: they decide
+//!     l7          HTTP/1 codec, HTTP/2, bodies
+//!  1  normal      the one normal form of a request
+//!     trace       trace context
+//!     l4          accept, copy
+//!     telemetry   handles of metrics, spans
+//!     redirect    the rules that make connections pass through the proxy
+//!  0  config      settings
+//!     fault       why the proxy itself answers
+//! ```
+//!
+//! Everything that carries traffic belongs to one worker thread and is neither `Send` nor locked; the control thread
+//! talks to workers over channels only.
 
 pub mod admin;
 pub mod app;

@@ -18,7 +18,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{
     Command, Discovery,
-    store::{Reply, Store, kind_of, subscribe},
+    store::{Reply, Store, kind_of},
 };
 use crate::{config::Config, telemetry::Telemetry};
 
@@ -134,18 +134,18 @@ impl Client {
     }
 
     /// Answers a worker; what the controller must be told about it.
-    fn answer(&mut self, command: Command) -> Option<Message> {
+    fn answer(&mut self, command: Command) -> Vec<Message> {
         match command {
             Command::Follow(target, answer) => {
                 let followed = self.store.follow(&target);
-                let (follow, tell) = followed.map_or((None, false), |(follow, tell)| (Some(follow), tell));
+                let (follow, tell) = followed.map_or((None, Vec::new()), |(follow, tell)| (Some(follow), tell));
                 // The worker gave up waiting: the sweep finds that nobody follows.
                 let _ = answer.send(follow);
-                tell.then(|| Message::Subscribe(subscribe(&target, "")))
+                tell.into_iter().map(told).collect()
             }
             Command::Dump(answer) => {
                 let _ = answer.send(self.store.dump());
-                None
+                Vec::new()
             }
         }
     }
@@ -170,10 +170,11 @@ impl Client {
                     Err(status) => return status.message().to_owned(),
                 },
                 () = &mut late => return "no answer in time".to_owned(),
-                Some(command) = self.commands.recv() => if let Some(message) = self.answer(command)
-                    && requests.try_send(wrap(message)).is_err() {
+                Some(command) = self.commands.recv() => for message in self.answer(command) {
+                    if requests.try_send(wrap(message)).is_err() {
                         return "the controller does not read".to_owned();
-                    },
+                    }
+                },
             }
         };
         self.set_connected(true);
@@ -189,7 +190,7 @@ impl Client {
         let mut sweep = interval(SWEEP);
         let mut counters: Vec<(&'static str, Counter)> = Vec::new();
         loop {
-            let told: Vec<Message> = tokio::select! {
+            let messages: Vec<Message> = tokio::select! {
                 response = responses.next() => match response {
                     None => return "the controller ended it".to_owned(),
                     Some(Err(status)) => return status.message().to_owned(),
@@ -199,7 +200,7 @@ impl Client {
                         self.take_in(response).into_iter().collect()
                     }
                 },
-                Some(command) = self.commands.recv() => self.answer(command).into_iter().collect(),
+                Some(command) = self.commands.recv() => self.answer(command),
                 _ = sweep.tick() => {
                     let now = Instant::now();
                     let before = now.checked_sub(self.idle);
@@ -207,7 +208,7 @@ impl Client {
                     gone.into_iter().map(told).collect()
                 }
             };
-            for message in told {
+            for message in messages {
                 if requests.try_send(wrap(message)).is_err() {
                     return "the controller does not read".to_owned();
                 }

@@ -53,7 +53,7 @@ pub(super) enum Reply {
     Ack(proto::Ack),
     /// Not usable; what was there before stays in force.
     Nack(proto::Nack),
-    /// The change does not fit what is held: the whole is needed.
+    /// Nothing is held, or the change does not fit what is: the whole is needed.
     Again(proto::Subscribe),
     /// Nobody follows that any more.
     Unsubscribe(proto::Unsubscribe),
@@ -94,17 +94,24 @@ impl Store {
         self.inbound.news.subscribe()
     }
 
-    /// Follows a destination; true where the controller must be told. `None`: there are too many.
-    pub(super) fn follow(&mut self, target: &Target) -> Option<(Follow<Destination>, bool)> {
+    /// Follows a destination; with what the controller must be told. `None`: too many are in use.
+    pub(super) fn follow(&mut self, target: &Target) -> Option<(Follow<Destination>, Vec<Reply>)> {
         if let Some(entry) = self.destinations.get_mut(target) {
             entry.idle_since = None;
-            return Some((entry.news.subscribe(), false));
+            return Some((entry.news.subscribe(), Vec::new()));
         }
+        let mut tell = Vec::new();
         if self.destinations.len() >= self.max {
-            return None;
+            // Whatever nobody uses makes room, what does not exist first: a scan must not shut out real destinations.
+            let unused = self.destinations.iter().filter(|(_, entry)| entry.news.receiver_count() == 0);
+            let (gone, _) = unused.min_by_key(|(_, entry)| (entry.known().is_some(), entry.idle_since))?;
+            let gone = gone.clone();
+            self.destinations.remove(&gone);
+            tell.push(Reply::Unsubscribe(proto::Unsubscribe { key: Some(key_of(&gone)) }));
         }
         let entry = self.destinations.entry(target.clone()).or_insert_with(Entry::new);
-        Some((entry.news.subscribe(), true))
+        tell.push(Reply::Again(subscribe(target, "")));
+        Some((entry.news.subscribe(), tell))
     }
 
     /// A subscription for everything, with what is held of it.
@@ -239,7 +246,7 @@ fn inbound_key() -> proto::Key {
     proto::Key { key: Some(proto::key::Key::Inbound(true)) }
 }
 
-pub(super) fn subscribe(target: &Target, version: &str) -> proto::Subscribe {
+fn subscribe(target: &Target, version: &str) -> proto::Subscribe {
     proto::Subscribe { key: Some(key_of(target)), version: version.to_owned() }
 }
 
@@ -287,7 +294,7 @@ mod tests {
     async fn whole_then_changes_then_gone() {
         let mut store = Store::new(10);
         let (follow, tell) = store.follow(&target()).unwrap();
-        assert!(tell);
+        assert!(matches!(tell.as_slice(), [Reply::Again(_)]));
         assert_eq!(addresses(&follow), ["waiting"]);
         let reply = store.apply(message("1", Body::Destination(destination(&["10.0.0.1:1", "10.0.0.2:1"]))));
         assert!(matches!(reply, Some(Reply::Ack(_))));
@@ -321,7 +328,10 @@ mod tests {
         assert_eq!(store.forget_idle(later, later).len(), 1);
         let reply = store.apply(message("1", Body::Destination(destination(&[]))));
         assert!(matches!(reply, Some(Reply::Unsubscribe(_))), "nobody follows it any more");
-        assert!(store.follow(&"other.shop:80".parse().unwrap()).is_some());
+        let (_, tell) = store.follow(&"other.shop:80".parse().unwrap()).unwrap();
+        assert_eq!(tell.len(), 1);
+        let (_, tell) = store.follow(&"third.shop:80".parse().unwrap()).unwrap();
+        assert!(matches!(tell.as_slice(), [Reply::Unsubscribe(_), Reply::Again(_)]), "an unused one makes room");
     }
 
     #[tokio::test]

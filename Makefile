@@ -1,0 +1,32 @@
+# Everything there is to do with this repository. `make` alone lists it.
+
+CARGO ?= cargo
+ARGS ?=
+
+.PHONY: help demo test setup build release docs fmt
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## build and run a whole mesh on this machine (ARGS="--check" asserts what it shows)
+	$(CARGO) build --quiet -p meshctl
+	target/debug/meshctl demo $(ARGS)
+
+test: ## everything CI runs: installs what it needs, says at the end what it ran
+	scripts/test.sh
+
+setup: ## install what the tests need (Debian packages; needs root)
+	scripts/setup.sh
+
+build: ## debug build of everything
+	$(CARGO) build --workspace --all-targets
+
+release: ## release build of the programs
+	$(CARGO) build --release -p mesh-proxy
+	$(CARGO) build --release -p meshctl
+
+docs: ## write the generated reference pages anew
+	MESH_UPDATE_DOCS=1 $(CARGO) test --workspace --exclude mesh-e2e -q reference_
+
+fmt: ## format
+	$(CARGO) fmt --all

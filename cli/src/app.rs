@@ -1,0 +1,110 @@
+//! Arguments in, exit code out: 0 done, 1 failed, 2 wrong usage. Floor 5: imports `commands`, `io`.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{
+    commands::{completion, demo, demo_app, exec, part, status, up, version},
+    io::{self, Out},
+};
+
+/// A service mesh on one machine: start it, join it, look into it, prove it.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version, propagate_version = false, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Examples:\n  meshctl demo            a mesh with seven services, to look at\n  \
+                        meshctl up -f ./mesh    the mesh that a folder of manifests describes\n  \
+                        meshctl status          who runs what, and who calls whom")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a small shop in a mesh, to look at or to prove it.
+    Demo(demo::Args),
+    /// Run the mesh that a folder of manifests describes.
+    Up(up::Args),
+    /// Show who runs what, and who calls whom.
+    Status(status::Args),
+    /// Print the version.
+    Version(version::Args),
+    /// Print a completion script for a shell.
+    Completion(completion::Args),
+    /// Run a program of the demo.
+    #[command(hide = true)]
+    DemoApp(demo_app::Args),
+    /// Run a sidecar.
+    #[command(hide = true)]
+    Proxy(part::Args),
+    /// Run a controller.
+    #[command(hide = true)]
+    Controller(part::Args),
+    /// Run a certificate authority.
+    #[command(hide = true)]
+    Ca(part::Args),
+    /// Become another program that ends with its parent.
+    #[command(hide = true)]
+    Exec(exec::Args),
+}
+
+/// The command line as clap sees it, for the reference page and the completion scripts.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the process's command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) if io::is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) => {
+            io::complain(&io::printable(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let mut out = Out::stdout();
+    match command {
+        Command::Version(args) => version::run(&args, &mut out)?,
+        Command::Demo(args) => return block_on(demo::run(args, out)),
+        Command::DemoApp(args) => return block_on(demo_app::run(args)),
+        Command::Up(args) => return block_on(up::run(args, out)),
+        Command::Status(args) => return block_on(status::run(args, out)),
+        Command::Proxy(args) => return part::proxy(args),
+        Command::Controller(args) => return part::controller(args),
+        Command::Ca(args) => return part::ca(args),
+        Command::Exec(args) => return Ok(exec::run(&args)),
+        Command::Completion(args) => completion::run(&args, command_line(), &mut out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command on this thread: children are tied to the thread that starts them, which must not end before us.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in command_line().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("meshctl "), "{} has no example", command.get_name());
+        }
+    }
+}

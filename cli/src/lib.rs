@@ -1,0 +1,24 @@
+//! The command line of the mesh, `meshctl`: it starts, joins, shows and proves a mesh on one machine, and runs every
+//! part of it.
+//!
+//! Modules stand on floors; each imports lower floors only:
+//!
+//! ```text
+//!  5  app          arguments in, exit code out
+//!  4  commands     one file a command
+//!  3  demo         a small shop: its manifests, its programs, its proof
+//!  2  view         what `status` and `demo` show, computed from what was asked
+//!     local        the local runner: a control plane and workloads as processes
+//!  1  query        asks admin servers, reads Prometheus text
+//!     collector    receives traces, shows them
+//!  0  io           lines, tables, colours, JSON
+//! ```
+
+pub mod app;
+pub mod collector;
+pub mod commands;
+pub mod demo;
+pub mod io;
+pub mod local;
+pub mod query;
+pub mod view;

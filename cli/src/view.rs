@@ -1,0 +1,8 @@
+//! What `status` and `demo` show, computed from what the mesh's processes told. Floor 2: imports `query`, `local`, `io`.
+
+pub mod edges;
+pub mod members;
+pub mod scrape;
+pub mod status;
+
+pub use scrape::{Scrape, scrape};

@@ -1,0 +1,230 @@
+//! Puts the controller together and runs it. Floor 6: imports everything.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use mesh_api::{
+    admin::{self, Admin},
+    grpc,
+    identity::{IdentityError, Member},
+    log::LogLevel,
+    names,
+    supervise::{Supervisor, TaskEnded},
+    sys::{Listener, Sys},
+    tls::{self, ClientAuth},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Server;
+
+use crate::{
+    config::Config,
+    pages::Pages,
+    serve::{DiscoveryService, Hub, Limits, identify_by_tls},
+    source::files,
+    telemetry::Telemetry,
+};
+
+/// A proxy that does not answer a ping within this time is gone.
+const PING: Duration = Duration::from_secs(20);
+/// After streams were told that the controller goes, they have this long to end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Streams of one connection: a proxy has one, and a second while it renews.
+const MAX_STREAMS: u32 = 8;
+/// Header list of a request, in bytes.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Events of the source that may wait.
+const EVENTS: usize = 1024;
+/// Metrics are condensed, and those that follow from the state brought up to date, this often.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the controller does not run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration was not checked.
+    #[error("identity.trust_domain: {0}")]
+    Domain(#[from] mesh_api::spiffe::SpiffeError),
+    /// Metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    /// There is nobody to ask for a certificate.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS cannot be configured.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// A task that should have run for ever did not.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
+}
+
+/// A controller that listens, and serves once it runs.
+pub struct App {
+    config: Config,
+    sys: Sys,
+    log: LogLevel,
+    hub: Arc<Hub>,
+    telemetry: Arc<Telemetry>,
+    member: Member,
+    grpc: (Listener, SocketAddr),
+    admin: (Listener, SocketAddr),
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("address", &self.grpc.1).field("admin", &self.admin.1).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Listens; asks and answers nobody yet. `log` is the level that the admin server shows and changes.
+    ///
+    /// # Errors
+    /// [`AppError`]; nothing was served.
+    pub async fn start(config: Config, sys: Sys, log: LogLevel) -> Result<Self, AppError> {
+        let telemetry = Arc::new(Telemetry::new()?);
+        let limits = Limits {
+            streams: config.limits.streams,
+            subscriptions: config.limits.subscriptions,
+            slow_reader: config.limits.slow_reader,
+            ..Limits::default()
+        };
+        let hub = Hub::new(config.settings()?, limits, sys.clock, telemetry.clone());
+        let member = Member::new(sys.clone(), config.identity.clone())?;
+        let grpc = listen(&sys, config.listen).await?;
+        let admin = listen(&sys, config.admin.listen).await?;
+        Ok(Self { config, sys, log, hub, telemetry, member, grpc, admin })
+    }
+
+    /// Where proxies ask.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.grpc.1
+    }
+
+    /// Where people ask.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.1
+    }
+
+    /// What is known, to look into.
+    #[must_use]
+    pub fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
+    }
+
+    /// Serves until `shutdown`, then tells the streams to go elsewhere.
+    ///
+    /// # Errors
+    /// [`AppError::Task`]: something that must run for ever does not; the process should end.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AppError> {
+        let Self { config, sys, log, hub, telemetry, member, grpc, admin } = self;
+        tracing::info!(
+            address = %grpc.1,
+            admin = %admin.1,
+            folders = ?config.source.folders,
+            trust_domain = config.identity.trust_domain,
+            "the controller starts"
+        );
+        let keeper = member.keeper();
+        let tls = tls::server_config(&keeper, sys.clock, ClientAuth::Required, &[names::ALPN_GRPC])?;
+        let certified = member.ready();
+        let (events, to_index) = mpsc::channel(EVENTS);
+        let options = files::Options {
+            debounce: config.source.debounce,
+            rescan: config.source.rescan,
+            ..files::Options::new(config.source.folders)
+        };
+
+        let mut tasks = Supervisor::new();
+        let driver = hub.clone();
+        tasks.spawn("index", async move { driver.drive(to_index).await });
+        tasks.spawn_fallible("source", files::watch(options, events));
+        tasks.spawn("identity", member.run());
+        let pages = Pages::new(hub.clone(), certified.clone());
+        let metrics = Some(telemetry.handle());
+        tasks.spawn("admin", admin::serve(admin.0, Admin { mount: Arc::new(pages), log, metrics }));
+        tasks.spawn("metrics", upkeep(hub.clone(), telemetry));
+
+        let (stop, stopped) = oneshot::channel();
+        let mut server = Supervisor::new();
+        server.spawn_fallible("grpc", serve(hub.clone(), grpc.0, tls, certified, stopped));
+        tokio::select! {
+            ended = tasks.first_end() => return Err(ended.into()),
+            ended = server.first_end() => return Err(ended.into()),
+            () = shutdown => {}
+        }
+        tracing::info!("stopping; proxies keep what they have and look for another controller");
+        let _ = stop.send(());
+        hub.close();
+        if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
+            tracing::debug!(waited = ?DRAIN, "connections are cut off");
+        }
+        Ok(())
+    }
+}
+
+/// Starts and runs a controller.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run(
+    config: Config,
+    sys: Sys,
+    log: LogLevel,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AppError> {
+    App::start(config, sys, log).await?.run(shutdown).await
+}
+
+async fn serve(
+    hub: Arc<Hub>,
+    listener: Listener,
+    tls: Arc<rustls::ServerConfig>,
+    mut certified: watch::Receiver<bool>,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(), tonic::transport::Error> {
+    // Before there is a certificate, every handshake would fail: the kernel keeps the connections until then.
+    if certified.wait_for(|certified| *certified).await.is_err() {
+        return Ok(());
+    }
+    let service = DiscoveryService::new(hub, identify_by_tls()).into_server();
+    Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .add_service(service)
+        .serve_with_incoming_shutdown(grpc::incoming(listener, tls), async {
+            let _ = stopped.await;
+        })
+        .await
+}
+
+async fn listen(sys: &Sys, address: SocketAddr) -> Result<(Listener, SocketAddr), AppError> {
+    let wrong = |error| AppError::Listen { address, error };
+    let listener = sys.net.bind(address, false).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    Ok((listener, bound))
+}
+
+/// Histograms grow until somebody condenses them. What follows from the state is measured when it changed.
+async fn upkeep(hub: Arc<Hub>, telemetry: Arc<Telemetry>) {
+    let (handle, mut measured) = (telemetry.handle(), None);
+    loop {
+        let revision = hub.revision();
+        if measured != Some(revision) {
+            hub.measure();
+            measured = Some(revision);
+        }
+        handle.run_upkeep();
+        tokio::time::sleep(UPKEEP).await;
+    }
+}

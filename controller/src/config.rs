@@ -1,0 +1,210 @@
+//! Configuration. Floor 1: imports `index` for what it configures. How it is loaded is `mesh_api::config`'s.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use mesh_api::{
+    config::{Validate, duration},
+    identity::IdentityConfig,
+    log::LogConfig,
+    model::policy::Transport,
+    names,
+    spiffe::{SpiffeError, TrustDomain},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::index::Settings;
+
+/// Port of the admin server where none is configured.
+pub const DEFAULT_ADMIN_PORT: u16 = names::PORT_DISCOVERY + 1;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where proxies ask.
+    pub listen: SocketAddr,
+    /// Where objects come from.
+    pub source: SourceConfig,
+    /// What holds where no policy speaks.
+    pub defaults: Defaults,
+    /// Who the controller is; its trust domain is the mesh's.
+    pub identity: IdentityConfig,
+    /// Where people and monitoring ask.
+    pub admin: AdminConfig,
+    /// How much is served.
+    pub limits: LimitsConfig,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], names::PORT_DISCOVERY)),
+            source: SourceConfig::default(),
+            defaults: Defaults::default(),
+            identity: IdentityConfig::default(),
+            admin: AdminConfig::default(),
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Folders of manifests (or single files), read with all folders below them.
+    pub folders: Vec<PathBuf>,
+    /// How long to wait for more after a file changed.
+    #[serde(with = "duration")]
+    pub debounce: Duration,
+    /// How often to look although no change was heard of.
+    #[serde(with = "duration")]
+    pub rescan: Duration,
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            folders: vec!["/etc/mesh/manifests".into()],
+            debounce: Duration::from_millis(50),
+            rescan: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What holds where no policy speaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    /// Where no TransportPolicy speaks: `permissive` or `strict`.
+    pub transport: DefaultTransport,
+    /// Where no AuthorizationPolicy speaks: whether calls are let in.
+    pub allow: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { transport: DefaultTransport::Permissive, allow: true }
+    }
+}
+
+/// Where no TransportPolicy speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultTransport {
+    /// Plain connections are let in too.
+    Permissive,
+    /// Only mutual TLS.
+    Strict,
+}
+
+/// The admin server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Where it listens; it asks nobody who they are.
+    pub listen: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_ADMIN_PORT)) }
+    }
+}
+
+/// How much is served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Streams of proxies at once.
+    pub streams: usize,
+    /// Keys that one stream watches.
+    pub subscriptions: usize,
+    /// How long a proxy may take nothing while there is something to take.
+    #[serde(with = "duration")]
+    pub slow_reader: Duration,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { streams: 20_000, subscriptions: 4096, slow_reader: Duration::from_secs(30) }
+    }
+}
+
+impl Config {
+    /// What holds for the whole mesh.
+    ///
+    /// # Errors
+    /// Where the trust domain is malformed.
+    pub fn settings(&self) -> Result<Settings, SpiffeError> {
+        Ok(Settings {
+            trust_domain: self.identity.trust_domain.parse()?,
+            default_transport: match self.defaults.transport {
+                DefaultTransport::Permissive => Transport::Permissive,
+                DefaultTransport::Strict => Transport::Strict,
+            },
+            default_allow: self.defaults.allow,
+        })
+    }
+}
+
+impl Validate for Config {
+    fn mistakes(&self) -> Vec<(String, String)> {
+        let mut mistakes = Vec::new();
+        let mut wrong = |key: &str, reason: String| mistakes.push((key.to_owned(), reason));
+        if let Err(error) = self.identity.trust_domain.parse::<TrustDomain>() {
+            wrong("identity.trust_domain", error.to_string());
+        }
+        if self.source.folders.is_empty() {
+            wrong("source.folders", "at least one folder is needed".into());
+        }
+        if self.source.debounce > Duration::from_secs(10) {
+            wrong("source.debounce", "at most 10s: changes would hardly ever arrive".into());
+        }
+        if self.source.rescan < Duration::from_millis(100) {
+            wrong("source.rescan", "at least 100ms".into());
+        }
+        if self.limits.streams == 0 || self.limits.subscriptions == 0 {
+            wrong("limits", "streams and subscriptions must be at least 1".into());
+        }
+        if self.limits.slow_reader < Duration::from_secs(1) {
+            wrong("limits.slow_reader", "at least 1s: a busy proxy would be let go".into());
+        }
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::config::{Sources, load};
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_right_and_mistakes_are_told_at_once() {
+        let config: Config = load(&Sources::default()).unwrap();
+        assert_eq!(config, Config::default());
+        let flag = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let sources = Sources {
+            flags: vec![
+                flag("source.folders", "[\"/a\", \"/b\"]"),
+                flag("defaults.transport", "strict"),
+                flag("defaults.allow", "false"),
+                flag("source.rescan", "1s"),
+            ],
+            ..Sources::default()
+        };
+        let config: Config = load(&sources).unwrap();
+        assert_eq!(config.source.folders, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        let settings = config.settings().unwrap();
+        assert_eq!((settings.default_transport, settings.default_allow), (Transport::Strict, false));
+        let sources = Sources {
+            flags: vec![flag("identity.trust_domain", "Not Good"), flag("source.rescan", "1ms")],
+            ..Sources::default()
+        };
+        assert_eq!(load::<Config>(&sources).unwrap_err().lines().len(), 2);
+    }
+}
