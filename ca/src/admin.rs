@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use mesh_api::{
     admin::{AdminRequest, AdminResponse, Answer, Mount, json, text},
     sys::Clock,
+    tls::Keeper,
 };
 use tokio::sync::watch;
 
@@ -16,16 +17,23 @@ use crate::issuer::{Control, Issuing, rotation::Order};
 pub struct Pages {
     issuing: watch::Receiver<Arc<Issuing>>,
     control: Control,
+    own: Arc<Keeper>,
     clock: Clock,
     /// Orders are taken: the admin server is reached from this machine only.
     orders: bool,
 }
 
 impl Pages {
-    /// With `orders`, rotations can be ordered: only for a server on a loopback address.
+    /// `own` holds the authority's own certificate. With `orders`, rotations can be ordered: only for a server on a loopback address.
     #[must_use]
-    pub fn new(issuing: watch::Receiver<Arc<Issuing>>, control: Control, clock: Clock, orders: bool) -> Self {
-        Self { issuing, control, clock, orders }
+    pub fn new(
+        issuing: watch::Receiver<Arc<Issuing>>,
+        control: Control,
+        own: Arc<Keeper>,
+        clock: Clock,
+        orders: bool,
+    ) -> Self {
+        Self { issuing, control, own, clock, orders }
     }
 
     async fn respond(&self, request: &AdminRequest) -> Option<AdminResponse> {
@@ -73,7 +81,12 @@ impl Mount for Pages {
     }
 
     fn not_ready(&self) -> Option<String> {
-        let now = self.clock.now().into();
-        self.issuing.borrow().signer().cert().check_time(now).err().map(|error| error.to_string())
+        let now = self.clock.now();
+        if let Err(error) = self.issuing.borrow().signer().cert().check_time(now.into()) {
+            return Some(error.to_string());
+        }
+        let credentials = self.own.current();
+        let valid = credentials.identity.as_ref().is_some_and(|identity| now <= identity.not_after());
+        (!valid).then(|| "the authority's own certificate has expired: members cannot connect".to_owned())
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     admin::Pages,
     authn::{JoinKeyError, JoinTokens},
     config::Config,
-    issuer::{Control, Driver, IssuerError, Issuing, Source, Store, StoreError, Supplied, rotation::Order},
+    issuer::{Control, Driver, IssuerError, Issuing, Source, Store, StoreError, Supplied, TRUST_FILE, rotation::Order},
     own::{Own, OwnError},
     serve::{Service, bounded},
     telemetry,
@@ -187,9 +187,10 @@ impl App {
 
         let mut tasks = Supervisor::new();
         tasks.spawn_fallible("issuer", self.driver.run());
+        let own = self.own.keeper();
         tasks.spawn("own certificate", self.own.run());
         let orders = config.admin.ip().is_loopback();
-        let pages = Pages::new(self.issuing, self.control, clock, orders);
+        let pages = Pages::new(self.issuing, self.control, own, clock, orders);
         let handle = self.shared.metrics.clone();
         let admin = Admin { mount: Arc::new(pages), log: self.shared.log, metrics: self.shared.metrics };
         tasks.spawn("admin", admin::serve(self.admin.0, admin));
@@ -245,7 +246,8 @@ fn open(config: &Config, sys: &Sys) -> Result<Source, AppError> {
     let domain = config.domain()?;
     if config.supplied.are_set() {
         crate::files::create_folder(&config.state_folder).map_err(JoinKeyError::from)?;
-        return Ok(Source::Supplied(Supplied::new(config.supplied.clone(), domain)));
+        let publish = config.state_folder.join(TRUST_FILE);
+        return Ok(Source::Supplied(Supplied::new(config.supplied.clone(), domain, publish)));
     }
     let store = Store::open(&config.state_folder, domain, config.schedule(), sys.clock.now().into())?;
     Ok(Source::Own(Box::new(store)))

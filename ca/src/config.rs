@@ -233,13 +233,18 @@ impl Validate for Config {
         wrong(retire < max_ttl, "rotation.retire", short);
         let short = "is less than three times certificates.max_ttl: an issuer must have a full certificate's life left \
                      when its successor is made";
-        wrong(issuer_lifetime < max_ttl * 3, "rotation.issuer_lifetime", short);
+        wrong(issuer_lifetime < max_ttl.saturating_mul(3), "rotation.issuer_lifetime", short);
         let short = "is less than three times rotation.overlap and rotation.retire together: a root must outlive the \
                      change to its successor";
-        wrong(root_lifetime < (overlap + retire).saturating_mul(3), "rotation.root_lifetime", short);
-        wrong(check_interval.is_zero(), "rotation.check_interval", "is zero");
-
+        wrong(root_lifetime < overlap.saturating_add(retire).saturating_mul(3), "rotation.root_lifetime", short);
         let limits = &self.limits;
+        for (key, value) in [
+            ("rotation.check_interval", check_interval),
+            ("limits.deadline", limits.deadline),
+            ("limits.refill", limits.refill),
+        ] {
+            wrong(value.is_zero() || value > HOUR, key, "is zero or more than an hour");
+        }
         for (key, value) in [
             ("limits.connections", limits.connections),
             ("limits.watchers", limits.watchers),
@@ -249,7 +254,6 @@ impl Validate for Config {
         ] {
             wrong(value == 0, key, "is zero: nothing would be served");
         }
-        wrong(limits.deadline.is_zero(), "limits.deadline", "is zero: nothing would be served");
         for (key, path) in self.supplied.paths() {
             let missing = self.supplied.are_set() && path.as_os_str().is_empty();
             wrong(missing, &format!("supplied.{key}"), "is missing: the files of `supplied` go together");
@@ -301,6 +305,8 @@ mod tests {
             ("rotation.check_interval", "0s", "rotation.check_interval"),
             ("limits.concurrent", "0", "limits.concurrent"),
             ("limits.deadline", "0s", "limits.deadline"),
+            ("limits.refill", "1000000000years", "limits.refill"),
+            ("rotation.retire", "500000000000years", "rotation.root_lifetime"),
             ("supplied.key_file", "/x", "supplied.roots_file"),
         ] {
             let lines = with(&[(key, value)]).unwrap_err();

@@ -218,16 +218,17 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{nth}{UNFINISHED}", std::process::id()))
 }
 
-/// Removes what a crash left unfinished in a folder that one process owns.
+/// Removes what a crash left unfinished of the files that the caller alone writes; another's may be under way.
 ///
 /// # Errors
 /// As the system says.
-pub fn sweep(folder: &Path) -> Result<(), FileError> {
+pub fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), FileError> {
     for entry in fs::read_dir(folder).map_err(FileError::io("list", folder))? {
         let entry = entry.map_err(FileError::io("list", folder))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(UNFINISHED) {
+        let unfinished = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(UNFINISHED));
+        if unfinished.is_some_and(&is_ours) {
             remove(&entry.path())?;
         }
     }
@@ -267,9 +268,12 @@ mod tests {
         assert!(write_new_secret(&path, &secret("three")).unwrap_err().is_taken());
         assert_eq!(read_secret(&path, Readers::Owner).unwrap().expose(), b"two");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
-        fs::write(folder.join(".key.1-0.mesh-tmp"), "half").unwrap();
-        sweep(&folder).unwrap();
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        for name in [".key.1-0.mesh-tmp", ".other.1-0.mesh-tmp", ".key.txt"] {
+            fs::write(folder.join(name), "half").unwrap();
+        }
+        sweep(&folder, |name| name.starts_with("key.")).unwrap();
+        assert!(!folder.join(".key.1-0.mesh-tmp").exists());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3);
         assert!(read_secret(&folder.join("none"), Readers::Owner).unwrap_err().is_missing());
     }
 

@@ -28,6 +28,9 @@ use crate::{
     time::Time,
 };
 
+/// Name of the file in the state folder with every trusted root (PEM), for members' first contact.
+pub const TRUST_FILE: &str = "trust.pem";
+
 /// What signs leaves, and what members should trust, at one moment.
 #[derive(Clone, Debug)]
 pub struct Issuing {

@@ -1,5 +1,7 @@
 //! The whole authority over loopback, asked by the code that members run.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where its premises fail")]
+
 use std::{
     net::SocketAddr,
     path::Path,

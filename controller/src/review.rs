@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use mesh_api::model::ObjectRef;
+use mesh_api::model::{
+    ObjectRef, Protocol,
+    policy::{Action, AuthorizationRule},
+};
 
 use crate::{
     index::Index,
     problem::{Findings, Problem, Reason},
     resolve,
-    translate::{Route, ServiceId},
+    translate::{Authorization, Route, ServiceId, TransportRule},
 };
 
 /// Everything that is wrong: what translation found, and what the objects are to each other. Sorted.
@@ -23,6 +26,8 @@ pub fn review(index: &Index) -> Vec<Problem> {
         problems.extend(findings.into_problems());
     }
     policies(index, &mut problems);
+    transports(index, &mut problems);
+    without_http(index, &mut problems);
     addresses(index, &mut problems);
     problems.sort();
     problems
@@ -61,9 +66,8 @@ fn backends(index: &Index, route: &Route, findings: &mut Findings) {
     }
 }
 
-/// Targets that are not there, and TransportPolicies that speak for the same target.
+/// Targets that are not there.
 fn policies(index: &Index, problems: &mut Vec<Problem>) {
-    let mut owners: BTreeMap<(String, String), Vec<&crate::translate::TransportRule>> = BTreeMap::new();
     for (origin, targets) in index.policies() {
         let mut findings = Findings::new(origin.clone());
         for name in &targets.services {
@@ -85,6 +89,11 @@ fn policies(index: &Index, problems: &mut Vec<Problem>) {
         }
         problems.extend(findings.into_problems());
     }
+}
+
+/// TransportPolicies that speak for the same target.
+fn transports(index: &Index, problems: &mut Vec<Problem>) {
+    let mut owners: BTreeMap<(String, String), Vec<&TransportRule>> = BTreeMap::new();
     for policy in index.all_transports() {
         let namespace = policy.origin.namespace.to_string();
         let targets = &policy.targets;
@@ -106,6 +115,41 @@ fn policies(index: &Index, problems: &mut Vec<Problem>) {
             problems.extend(findings.into_problems());
         }
     }
+}
+
+/// AuthorizationPolicies that ask for hosts, methods, paths or header fields where nothing of the kind can be seen.
+fn without_http(index: &Index, problems: &mut Vec<Problem>) {
+    for policy in index.all_authorizations() {
+        let needs_http = |rule: &AuthorizationRule| rule.to.iter().any(|operation| operation.needs_http());
+        let Some(at) = policy.rules.iter().position(needs_http) else { continue };
+        let Some(place) = blind_port(index, policy) else { continue };
+        let mut findings = Findings::new(policy.origin.clone());
+        let effect = match policy.action {
+            Action::Deny => "there it denies everything",
+            Action::Allow | Action::Audit => "there it matches nothing",
+        };
+        let message = format!("{place} carries nothing in which requests can be seen; {effect}");
+        findings.warn(format!("spec.rules[{at}].to"), Reason::UnsupportedValue, message);
+        problems.extend(findings.into_problems());
+    }
+}
+
+/// A port that the policy is for and that is said to carry no HTTP.
+fn blind_port(index: &Index, policy: &Authorization) -> Option<String> {
+    let blind = |protocol: Option<Protocol>| matches!(protocol, Some(Protocol::Opaque | Protocol::Tls));
+    let namespace = &policy.origin.namespace;
+    let services = policy.targets.services.iter().find_map(|name| {
+        let id = ServiceId { namespace: namespace.clone(), name: name.clone() };
+        let (number, _) = index.service(&id)?.ports.iter().find(|(_, port)| blind(port.protocol))?;
+        Some(format!("port {number} of Service {id}"))
+    });
+    services.or_else(|| {
+        index.workloads_within(namespace).find_map(|(id, workload)| {
+            policy.targets.workload(&id, &workload.labels)?;
+            let (number, _) = workload.ports.iter().find(|(_, port)| blind(port.protocol))?;
+            Some(format!("port {number} of workload {id}"))
+        })
+    })
 }
 
 /// Addresses that two objects claim.

@@ -57,6 +57,42 @@ impl KeyStatus {
     }
 }
 
+/// One line about one proxy, for a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// `NAMESPACE/WORKLOAD`.
+    pub workload: String,
+    /// Its identity.
+    pub identity: String,
+    /// Its software version.
+    pub version: String,
+    /// How long it is connected.
+    pub connected: Duration,
+    /// How many keys it watches.
+    pub keys: usize,
+    /// Of how many it runs the newest version.
+    pub current: usize,
+    /// Of how many it refused the newest version.
+    pub refused: usize,
+}
+
+/// A line about each proxy, by workload.
+#[must_use]
+pub fn rows(proxies: &[ProxyStatus], now: SystemTime) -> Vec<Row> {
+    let row = |proxy: &ProxyStatus| Row {
+        workload: format!("{}/{}", proxy.namespace, proxy.workload),
+        identity: proxy.identity.clone(),
+        version: proxy.version.clone(),
+        connected: Duration::from_millis(millis(now).saturating_sub(proxy.since_ms)),
+        keys: proxy.keys.len(),
+        current: proxy.keys.values().filter(|key| key.is_current()).count(),
+        refused: proxy.keys.values().filter(|key| key.refused.is_some()).count(),
+    };
+    let mut rows: Vec<Row> = proxies.iter().map(row).collect();
+    rows.sort_by(|one, other| (&one.workload, other.connected).cmp(&(&other.workload, one.connected)));
+    rows
+}
+
 /// A version that a proxy did not take over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -175,4 +211,35 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
 pub fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_count_what_is_current_and_what_was_refused() {
+        let entry = Entry::new(ProxyStatus {
+            namespace: "shop".into(),
+            workload: "web-1".into(),
+            since_ms: 1000,
+            ..ProxyStatus::default()
+        });
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(3500);
+        for key in ["inbound", "a", "b", "c"] {
+            entry.watch(key);
+        }
+        for (key, version) in [("inbound", "1"), ("a", "2"), ("b", "")] {
+            entry.sent(key, version, now);
+        }
+        entry.acked("inbound", "1");
+        entry.acked("a", "1");
+        entry.refused("a", "2", &"é".repeat(MAX_REASON), now);
+        entry.refused("not watched", "1", "", now);
+        let read = entry.read();
+        assert!(read.keys["a"].refused.as_ref().unwrap().reason.len() <= MAX_REASON);
+        let rows = rows(&[read], now);
+        assert_eq!((rows[0].workload.as_str(), rows[0].connected), ("shop/web-1", Duration::from_millis(2500)));
+        assert_eq!((rows[0].keys, rows[0].current, rows[0].refused), (4, 3, 1));
+    }
 }

@@ -59,7 +59,9 @@ fn shift(mesh: &Mesh, version: &str) -> Result<()> {
 fn killed() -> Result<()> {
     stage("outage-killed", |stage| {
         let ttl = format!("{}s", TTL.as_secs());
-        let mesh = two_versions(stage, &[("ca.leaf_ttl", &ttl)])?;
+        let ttls = ["min_ttl", "default_ttl", "max_ttl"].map(|key| (format!("ca.certificates.{key}"), ttl.as_str()));
+        let settings = ttls.each_ref().map(|(key, value)| (key.as_str(), *value));
+        let mesh = two_versions(stage, &settings)?;
         let begin = Instant::now();
         let way = mesh.upstream("shop/client", "web.shop:80")?;
         let server = mesh.inbound("shop/v1", 8080)?;

@@ -56,9 +56,12 @@ fn leaf_issuer_and_root() -> Result<()> {
             .object(service("shop", "web", &[(80, 8080, None)]))
             .workload(Workload::new("shop", "web").port(8080, app, None).run(&run))?
             .workload(Workload::new("shop", "client").port(8080, own, None).run(&idle).calls("web.shop:80"))?
-            .set("ca.leaf_ttl", &seconds(TTL))
-            .set("ca.overlap", &seconds(OVERLAP))
-            .set("ca.retire", &seconds(RETIRE))
+            .set("ca.certificates.min_ttl", "5s")
+            .set("ca.certificates.default_ttl", &seconds(TTL))
+            .set("ca.certificates.max_ttl", &seconds(TTL))
+            .set("ca.rotation.overlap", &seconds(OVERLAP))
+            .set("ca.rotation.retire", &seconds(RETIRE))
+            .set("ca.rotation.check_interval", "500ms")
             .start()?;
         let sidecars = [mesh.inbound("shop/client", 8080)?, mesh.inbound("shop/web", 8080)?];
         let load = Load::new(mesh.upstream("shop/client", "web.shop:80")?, "/", RATE).start()?;

@@ -3,19 +3,30 @@
 //!
 //! It answers people and monitoring on a loopback address; it never shares a thread with a request path.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
 
 use crate::{
     log::LogLevel,
-    sys::{Listener, Sys},
+    sys::{Listener, Stream, Sys},
 };
 
 /// Connections served at once.
@@ -24,6 +35,12 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_BODY: usize = 64 * 1024;
 /// A connection lives at most this long without a request, a head may take this long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A body may take this long.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection takes requests for this long.
+const LIFETIME: Duration = Duration::from_secs(120);
+/// The last answer on a connection may take this long.
+const LAST_ANSWER: Duration = Duration::from_secs(60);
 
 /// A request to the admin server, with its body read.
 #[derive(Debug)]
@@ -78,25 +95,22 @@ pub async fn bind(sys: &Sys, address: SocketAddr) -> io::Result<Listener> {
     sys.net.bind(address, false).await
 }
 
-/// Serves until it is dropped.
+/// Serves until it is dropped, and its connections with it.
 pub async fn serve(listener: Listener, admin: Admin) {
     let admin = Arc::new(admin);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let admin = Arc::clone(&admin);
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| respond(Arc::clone(&admin), request));
-                    let mut http = hyper::server::conn::http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
-                    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                        tracing::debug!(%error, "admin connection ended");
-                    }
-                    drop(slot);
-                });
+        while let Some(ended) = connections.try_join_next() {
+            note(ended);
+        }
+        if connections.len() >= MAX_CONNECTIONS {
+            if let Some(ended) = connections.join_next().await {
+                note(ended);
             }
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => drop(connections.spawn(connection(stream, Arc::clone(&admin)))),
             Err(error) => {
                 tracing::warn!(%error, "admin server cannot accept");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -105,21 +119,46 @@ pub async fn serve(listener: Listener, admin: Admin) {
     }
 }
 
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "answering an admin request failed");
+    }
+}
+
+async fn connection(stream: Stream, admin: Arc<Admin>) {
+    let service = service_fn(move |request| respond(Arc::clone(&admin), request));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = match timeout(LIFETIME, serving.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            serving.as_mut().graceful_shutdown();
+            // A client that does not read its answer has it no longer than this.
+            timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
 async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Result<AdminResponse, Infallible> {
     // A page in somebody's browser must not reach the admin server through a name that resolves to loopback.
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !is_address(host) || request.headers().contains_key(header::ORIGIN) {
+    if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));
     }
     let (parts, body) = request.into_parts();
-    let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n"));
+    let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n")),
+        Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
     };
     let request = AdminRequest {
         method: parts.method,
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
-        body: body.to_bytes(),
+        body,
     };
     Ok(match common(&admin, &request) {
         Some(response) => response,
@@ -130,9 +169,27 @@ async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Result<AdminR
     })
 }
 
+/// One `Host`, and it an address; so is the host of an absolute target.
+fn is_asked_by_address(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let target = request.uri().authority().is_none_or(|authority| is_address(authority.as_str()));
+    target && host.to_str().is_ok_and(is_address)
+}
+
 fn is_address(host: &str) -> bool {
-    let name = host.parse::<SocketAddr>().is_ok() || host.parse::<std::net::IpAddr>().is_ok();
-    name || host == "localhost" || host.strip_prefix("localhost:").is_some_and(|port| port.parse::<u16>().is_ok())
+    let v6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    host.parse::<SocketAddr>().is_ok()
+        || host.parse::<Ipv4Addr>().is_ok()
+        || v6.is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok())
+        || host == "localhost"
+        || host.strip_prefix("localhost:").is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+/// Browsers name the page that asks, or at least say that another site caused the request.
+fn is_asked_by_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !matches!(site, b"none" | b"same-origin"))
 }
 
 fn common(admin: &Admin, request: &AdminRequest) -> Option<AdminResponse> {

@@ -24,6 +24,8 @@ use crate::{
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waits between tries grow from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A certificate is renewed after this share of its life, give or take a fifth: at four fifths at the latest.
+const RENEW_AFTER: f64 = 0.66;
 /// After the authority changed its issuer, members renew within this time, spread out.
 const RENEW_SPREAD: Duration = Duration::from_secs(2);
 /// Largest token file, in bytes.
@@ -157,14 +159,13 @@ impl Member {
         }
     }
 
-    /// Until two thirds of the certificate's life are over, or the authority signs with another issuer than `signer`.
+    /// Until about two thirds of the certificate's life are over, or the authority signs with another issuer than `signer`.
     async fn wait_for_renewal(&self, issuer: &mut watch::Receiver<String>, signer: &str) {
         let credentials = self.keeper.current();
         let Some(identity) = &credentials.identity else { return };
-        let life = identity.not_after().duration_since(identity.not_before()).unwrap_or_default();
-        let due = self.sys.entropy.jitter(life.mul_f64(0.55));
-        let age = self.sys.clock.now().duration_since(identity.not_before()).unwrap_or_default();
-        let wait = due.saturating_sub(age).max(RETRY.0);
+        // What is left, not the whole life: certificates are dated back, which counts where they live for seconds.
+        let left = identity.not_after().duration_since(self.sys.clock.now()).unwrap_or_default();
+        let wait = self.sys.entropy.jitter(left.mul_f64(RENEW_AFTER)).max(RETRY.0);
         // A bundle that was sent before the certificate was issued names the older issuer: only what comes later counts.
         let other = issuer.wait_for(|now| !now.is_empty() && now != signer);
         let changed = matches!(timeout(wait, other).await, Ok(Ok(_)));

@@ -45,6 +45,16 @@ impl Outbound {
         &self.worker
     }
 
+    /// Learns about every destination that has a listener of its own.
+    pub async fn warm(&self) {
+        for one in &self.worker.config.outbound.listeners {
+            if let Ok(target) = one.to.parse() {
+                // What is not known yet is asked again with the first connection.
+                let _ = self.lookup(&target).await;
+            }
+        }
+    }
+
     /// Carries one connection of the application to `target`. `original` is where it meant to go, where it was
     /// redirected: what nobody knows goes there, as it would have without the proxy.
     pub async fn serve(self: Rc<Self>, stream: Stream, target: Target, original: Option<SocketAddr>) {

@@ -141,6 +141,27 @@ pub struct Driver {
     asks: mpsc::Receiver<Ask>,
     clock: Clock,
     interval: Duration,
+    concern: Option<Concern>,
+}
+
+/// How much of the issuer's life is left, where that is little: its renewal failed, or somebody forgot it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Concern {
+    /// Less than a quarter.
+    Quarter,
+    /// Less than a tenth.
+    Tenth,
+    /// Nothing.
+    Expired,
+}
+
+/// An issuer of our own is replaced after two thirds of its life, so only trouble gets as far as this.
+fn concern(not_before: Time, not_after: Time, now: Time) -> Option<Concern> {
+    if now > not_after {
+        return Some(Concern::Expired);
+    }
+    let passed = |tenths| now >= not_before.fraction_until(not_after, tenths, 100);
+    if passed(90) { Some(Concern::Tenth) } else { passed(75).then_some(Concern::Quarter) }
 }
 
 impl Driver {
@@ -157,7 +178,7 @@ impl Driver {
         record(&first);
         let (issuing, watching) = watch::channel(Arc::new(first));
         let (asks, asked) = mpsc::channel(MAX_ORDERS);
-        Ok((Self { source, issuing, asks: asked, clock, interval }, Control { asks }, watching))
+        Ok((Self { source, issuing, asks: asked, clock, interval, concern: None }, Control { asks }, watching))
     }
 
     /// Runs until every [`Control`] is gone.
@@ -186,7 +207,20 @@ impl Driver {
             .await?;
             self.source = source;
             self.conclude(outcome, ask);
+            self.worry(now);
         }
+    }
+
+    /// One line each time that less is left.
+    fn worry(&mut self, now: Time) {
+        let issuing = self.issuing.borrow();
+        let cert = issuing.signer().cert();
+        let concern = concern(cert.not_before(), cert.not_after(), now);
+        if concern > self.concern {
+            let (issuer, not_after) = (cert.name(), cert.not_after());
+            tracing::error!(issuer, %not_after, left = ?concern, "the issuer nears its end and has no successor");
+        }
+        self.concern = concern;
     }
 
     fn conclude(&self, outcome: Result<Option<Issuing>, IssuerError>, ask: Option<Ask>) {

@@ -48,6 +48,8 @@ pub enum SuppliedError {
 pub struct Supplied {
     files: SuppliedFiles,
     domain: TrustDomain,
+    /// Where the roots are put for members.
+    publish: PathBuf,
     /// Digest of what is in force.
     in_force: Vec<u8>,
     /// The last complaint: the same one is made once.
@@ -62,10 +64,10 @@ struct Contents {
 }
 
 impl Supplied {
-    /// Files of this trust domain; they are read by [`Supplied::load`].
+    /// Files of this trust domain; they are read by [`Supplied::load`]. The roots are put into `publish` for members.
     #[must_use]
-    pub fn new(files: SuppliedFiles, domain: TrustDomain) -> Self {
-        Self { files, domain, in_force: Vec::new(), complaint: String::new() }
+    pub fn new(files: SuppliedFiles, domain: TrustDomain, publish: PathBuf) -> Self {
+        Self { files, domain, publish, in_force: Vec::new(), complaint: String::new() }
     }
 
     /// What the files hold now.
@@ -77,6 +79,9 @@ impl Supplied {
         let issuing = self.build(&contents, now)?;
         self.in_force = contents.digest();
         self.complaint.clear();
+        if let Err(error) = files::write_public(&self.publish, issuing.trust_pem().as_bytes()) {
+            tracing::warn!(%error, "members that come for the first time may not find the roots");
+        }
         Ok(issuing)
     }
 

@@ -5,7 +5,7 @@
 
 use rcgen::SubjectPublicKeyInfo as KeyInfo;
 use x509_parser::{
-    asn1_rs::{Any, BitString, FromDer, Oid, Tag},
+    asn1_rs::{Any, BitString, Class, FromDer, Oid, Tag},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA,
         OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
@@ -91,9 +91,16 @@ impl<'a> Frame<'a> {
         nothing_left(rest)?;
         let (rest, info) = element(whole, Tag::Sequence)?;
         let signed = whole.get(..whole.len() - rest.len()).ok_or(CsrError::Malformed)?;
-        let (rest, algorithm) = AlgorithmIdentifier::from_der(rest).map_err(|_| CsrError::Malformed)?;
-        let (rest, signature) = BitString::from_der(rest).map_err(|_| CsrError::Malformed)?;
-        nothing_left(rest)?;
+        // What follows is not signed, and the library reads it generously: first its frame.
+        let (after, algorithm) = element(rest, Tag::Sequence)?;
+        let (parameters, _) = element(algorithm, Tag::Oid)?;
+        if !parameters.is_empty() {
+            let (rest, null) = element(parameters, Tag::Null)?;
+            nothing_left(rest).and(nothing_left(null))?;
+        }
+        let (_, algorithm) = AlgorithmIdentifier::from_der(rest).map_err(|_| CsrError::Malformed)?;
+        nothing_left(element(after, Tag::BitString)?.0)?;
+        let (_, signature) = BitString::from_der(after).map_err(|_| CsrError::Malformed)?;
 
         let (rest, version) = element(info, Tag::Integer)?;
         let (rest, _subject) = element(rest, Tag::Sequence)?;
@@ -108,7 +115,8 @@ impl<'a> Frame<'a> {
 /// One element of the wanted kind: what follows it, and its content.
 fn element(der: &[u8], tag: Tag) -> Result<(&[u8], &[u8]), CsrError> {
     let (rest, any) = Any::from_der(der).map_err(|_| CsrError::Malformed)?;
-    if any.header.tag() != tag {
+    let header = &any.header;
+    if header.class() != Class::Universal || header.tag() != tag || header.constructed() != (tag == Tag::Sequence) {
         return Err(CsrError::Malformed);
     }
     Ok((rest, any.data))

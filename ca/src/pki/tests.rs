@@ -400,3 +400,17 @@ fn damaged_base() -> Vec<u8> {
     static BASE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     BASE.get_or_init(|| request(&CertificateParams::default(), &KeyPair::generate().unwrap())).clone()
 }
+
+/// Neither the signed part nor the frame around it: there is one spelling of a request.
+#[test]
+fn i08_no_byte_of_a_request_can_be_changed() {
+    let base = damaged_base();
+    for place in 0..base.len() {
+        let have = base[place];
+        for with in (0..8).map(|bit| have ^ 1 << bit).chain([0, 0x10, 0x43, 0xd2, 0xff]).filter(|with| *with != have) {
+            let mut csr = base.clone();
+            csr[place] = with;
+            assert!(parse_csr(&csr).is_err(), "{have:02x} at {place} is as good as {with:02x}");
+        }
+    }
+}

@@ -82,6 +82,18 @@ impl Index {
         self.transports.iter().map(|(_, _, policy)| policy)
     }
 
+    /// All AuthorizationPolicies, in no order.
+    pub fn all_authorizations(&self) -> impl Iterator<Item = &Authorization> {
+        self.authorizations.iter().map(|(_, _, policy)| policy)
+    }
+
+    /// The workloads of a namespace, by name.
+    pub fn workloads_within<'a>(&'a self, namespace: &Name) -> impl Iterator<Item = (WorkloadId, &'a Workload)> {
+        self.workloads
+            .within(namespace)
+            .map(move |(name, workload)| (WorkloadId { namespace: namespace.clone(), name: name.clone() }, workload))
+    }
+
     /// All routes, in no order.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|(_, _, route)| route)

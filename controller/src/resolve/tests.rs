@@ -342,3 +342,43 @@ fn a_policy_that_turns_bad_keeps_its_last_good_state() {
     let port = inbound(&index, &workload_id("shop", "web-1")).unwrap().port(8080).clone();
     assert_eq!((port.policies[0].action, &*port.policies[0].origin.name), (Action::Deny, "p"));
 }
+
+#[test]
+fn http_rules_where_no_http_can_be_seen_are_told() {
+    let index = index(
+        "apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432, appProtocol: postgres}]}
+---
+apiVersion: mesh.dev/v1alpha1
+kind: ExternalWorkload
+metadata: {name: db-1, namespace: shop, labels: {app: db}}
+spec: {address: 10.0.0.9, ports: [{port: 5432, appProtocol: tcp}]}
+---
+apiVersion: mesh.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: by-service, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: db}], rules: [{}, {to: [{methods: [GET]}]}]}
+---
+apiVersion: mesh.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: by-label, namespace: shop}
+spec: {action: Deny, selector: {matchLabels: {app: db}}, rules: [{to: [{paths: [/admin]}]}]}
+---
+apiVersion: mesh.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: ports-only, namespace: shop}
+spec: {selector: {matchLabels: {app: db}}, rules: [{to: [{ports: [5432]}]}]}",
+    );
+    let found: Vec<String> = review(&index).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "AuthorizationPolicy shop/by-label: spec.rules[0].to: port 5432 of workload shop/db-1 carries nothing in \
+             which requests can be seen; there it denies everything",
+            "AuthorizationPolicy shop/by-service: spec.rules[1].to: port 5432 of Service db.shop carries nothing in \
+             which requests can be seen; there it matches nothing",
+        ]
+    );
+}

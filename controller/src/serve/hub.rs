@@ -118,12 +118,17 @@ impl Hub {
             let mut index = self.index.write();
             for event in events {
                 match event {
-                    Event::Apply(resource) => dirty.merge(index.apply(&resource)),
-                    Event::Delete(object) => dirty.merge(index.delete(&object)),
+                    Event::Apply(resource) => {
+                        dirty.merge(index.apply(&resource));
+                        count += 1;
+                    }
+                    Event::Delete(object) => {
+                        dirty.merge(index.delete(&object));
+                        count += 1;
+                    }
                     Event::Problems(problems) => *self.source_problems.lock() = problems,
                     Event::Synced => synced = true,
                 }
-                count += 1;
             }
             self.cache.lock().invalidate(&dirty);
         }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use mesh_api::{model::Target, sys::Listener};
-use tokio::task::LocalSet;
+use tokio::{task::LocalSet, time::timeout};
 
 use super::{Ground, Progress};
 use crate::{
@@ -46,7 +46,9 @@ async fn work(ground: Ground) -> anyhow::Result<()> {
     let outbound =
         Side { worker: Rc::clone(&worker), slots: share(config.outbound.max_connections), until: Phase::DrainingAll };
     open_inbound(&inbound).await?;
-    open_outbound(&outbound).await?;
+    let upstreams = open_outbound(&outbound).await?;
+    // What the application will call is known: its first request need not wait, nor fail with the controller away.
+    timeout(config.discovery.wait, upstreams.warm()).await.unwrap_or_default();
     progress.send(Progress::Listening).await?;
     worker.reached(Phase::DrainingInbound).await;
     tokio::select! {
@@ -104,7 +106,7 @@ async fn open_inbound(side: &Side) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_outbound(side: &Side) -> anyhow::Result<()> {
+async fn open_outbound(side: &Side) -> anyhow::Result<Rc<Outbound>> {
     let config = &side.worker.config.outbound;
     let outbound = Outbound::new(&side.worker);
     for one in &config.listeners {
@@ -113,7 +115,7 @@ async fn open_outbound(side: &Side) -> anyhow::Result<()> {
         side.accept(listener, move |stream, _| Rc::clone(&outbound).serve(stream, target.clone(), None));
     }
     if let Some(address) = config.transparent {
-        let listener = side.bind(address).await?;
+        let (listener, outbound) = (side.bind(address).await?, Rc::clone(&outbound));
         side.accept(listener, move |stream, _| {
             let outbound = Rc::clone(&outbound);
             async move {
@@ -124,7 +126,7 @@ async fn open_outbound(side: &Side) -> anyhow::Result<()> {
             }
         });
     }
-    Ok(())
+    Ok(outbound)
 }
 
 /// Where a redirected connection meant to go. `None`: to the proxy itself, which would go round for ever.

@@ -79,3 +79,55 @@ async fn what_fails_changes_nothing() {
     running.await.unwrap().unwrap();
     assert!(!watching.has_changed().is_ok_and(|changed| changed));
 }
+
+#[tokio::test(start_paused = true)]
+async fn i13_replaced_files_take_effect_and_bad_ones_do_not() {
+    let (mine, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let clock = clock();
+    let domain: mesh_api::spiffe::TrustDomain = "cluster.local".parse().unwrap();
+    // Whoever makes the files is another authority here.
+    let Source::Own(mut maker) = store(theirs.path(), clock) else { panic!("made so") };
+    let files = crate::issuer::SuppliedFiles {
+        roots_file: theirs.path().join("trust.pem"),
+        chain_file: mine.path().join("chain.pem"),
+        key_file: mine.path().join("key.pem"),
+    };
+    let put = |end: &str, from: u64, to: &std::path::Path| {
+        std::fs::copy(theirs.path().join(format!("issuer-{from}.{end}")), to).unwrap();
+    };
+    put("pem", 1, &files.chain_file);
+    put("key", 1, &files.key_file);
+    let supplied = Supplied::new(files.clone(), domain, mine.path().join("trust.pem"));
+    let (driver, control, mut watching) = Driver::start(Source::Supplied(supplied), clock, HOUR).unwrap();
+    let running = tokio::spawn(driver.run());
+    let refused = control.order(Order::RotateIssuer).await.unwrap_err();
+    assert!(refused.is_conflict() && refused.to_string().contains("supplied"), "{refused}");
+
+    let first = watching.borrow_and_update().mark().to_owned();
+    maker.advance(clock.now().into(), Some(Order::RotateIssuer)).unwrap();
+    put("pem", 2, &files.chain_file);
+    assert!(tokio::time::timeout(3 * HOUR, watching.changed()).await.is_err(), "half of it");
+    assert_eq!(watching.borrow().mark(), first);
+    put("key", 2, &files.key_file);
+    tokio::time::timeout(2 * HOUR, watching.changed()).await.unwrap().unwrap();
+    assert_ne!(watching.borrow().mark(), first);
+    drop(control);
+    running.await.unwrap().unwrap();
+}
+
+#[test]
+fn the_end_is_announced() {
+    let at = Time::from_unix;
+    for (now, expected) in [
+        (0, None),
+        (749, None),
+        (750, Some(Concern::Quarter)),
+        (899, Some(Concern::Quarter)),
+        (900, Some(Concern::Tenth)),
+        (1000, Some(Concern::Tenth)),
+        (1001, Some(Concern::Expired)),
+    ] {
+        assert_eq!(concern(at(0), at(1000), at(now)), expected, "{now}");
+    }
+    assert!(Some(Concern::Quarter) > None && Concern::Tenth > Concern::Quarter);
+}

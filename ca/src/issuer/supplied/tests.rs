@@ -41,7 +41,7 @@ fn write(files: &SuppliedFiles, roots: &[&AuthorityCert], chain: &[&AuthorityCer
 
 fn supplied(folder: &Path) -> (SuppliedFiles, Supplied) {
     let files = files_in(folder);
-    (files.clone(), Supplied::new(files, "corp".parse().unwrap()))
+    (files.clone(), Supplied::new(files, "corp".parse().unwrap(), folder.join("trust.pem")))
 }
 
 #[test]
@@ -53,6 +53,7 @@ fn good_files_sign() {
     write(&files, &[root.cert()], &[&cert], &key);
     let issuing = supplied.load(now()).unwrap();
     assert_eq!((issuing.chain().len(), issuing.roots().len(), issuing.report().source), (1, 1, "supplied"));
+    assert_eq!(fs::read_to_string(top.path().join("trust.pem")).unwrap(), issuing.trust_pem());
     // The root at the end of the chain is not sent.
     write(&files, &[root.cert()], &[&cert, root.cert()], &key);
     assert_eq!(supplied.load(now()).unwrap().chain().len(), 1);
