@@ -1,5 +1,7 @@
 //! The demo proves itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
+
 mod common;
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A whole mesh of real processes, started, changed, broken and ended as its users do.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
+
 mod common;
 
 use std::{fs, time::Duration};
@@ -69,7 +71,7 @@ fn pids(value: &Value, found: &mut Vec<u64>) {
 
 #[tokio::test]
 async fn a_mesh_lives_through_everything_that_happens_to_it() {
-    let up = Up::start(|net| shop(net), &[]).await;
+    let up = Up::start(shop, &[]).await;
     let upstream = format!("{}.1.1:19001", up.net);
     assert_eq!(get(&upstream, "/").await.unwrap(), "payments 1\n");
 
@@ -133,7 +135,7 @@ async fn a_mesh_lives_through_everything_that_happens_to_it() {
 
 #[tokio::test]
 async fn orders_are_carried_out() {
-    let up = Up::start(|net| shop(net), &["--traces"]).await;
+    let up = Up::start(shop, &["--traces"]).await;
     let upstream = format!("{}.1.1:19001", up.net);
     let admin = up.mesh()["admin"].as_str().unwrap().to_owned();
     let before = up.workload("web-1");
@@ -170,7 +172,7 @@ async fn orders_are_carried_out() {
 
 #[tokio::test]
 async fn nothing_outlives_a_runner_that_is_killed() {
-    let up = Up::start(|net| shop(net), &[]).await;
+    let up = Up::start(shop, &[]).await;
     let mut all = Vec::new();
     pids(&up.mesh(), &mut all);
     up.end(Signal::SIGKILL).await;
@@ -179,7 +181,7 @@ async fn nothing_outlives_a_runner_that_is_killed() {
 
 #[tokio::test]
 async fn a_program_joins_and_leaves() {
-    let up = Up::start(|net| shop(net), &[]).await;
+    let up = Up::start(shop, &[]).await;
     let state = up.state().to_str().unwrap().to_owned();
     // One that calls into the mesh: its exit code is ours.
     let script = "test \"$MESH_NAMESPACE\" = shop && exec 3<>/dev/tcp/${MESH_UPSTREAM_WEB/:/\\/} && \
@@ -228,4 +230,54 @@ async fn a_wrong_setting_is_told_before_anything_starts() {
     let run = meshctl(&["up", "-f", "/no/such/folder", "--state", state.to_str().unwrap()]).await;
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
     assert!(run.status.code() == Some(1) && said.contains("/no/such/folder"), "{said}");
+}
+
+/// Calls without a pause until it is told to stop: how many were answered, and what the others got.
+async fn load(upstream: &str, stop: tokio::sync::watch::Receiver<bool>) -> (u32, Vec<String>) {
+    let client = mesh_cli::demo::Client::new(upstream.parse().unwrap(), "web");
+    let (mut good, mut bad) = (0, Vec::new());
+    while !*stop.borrow() {
+        match client.call(http::Method::GET, "/", http::HeaderMap::new(), bytes::Bytes::new()).await {
+            Ok(response) if response.status() == 200 => good += 1,
+            Ok(response) => bad.push(format!("{} {:?}", response.status(), response.headers())),
+            Err(error) => bad.push(format!("{error:#}")),
+        }
+    }
+    (good, bad)
+}
+
+#[tokio::test]
+async fn a_rolling_restart_loses_no_request() {
+    let two = |net: &str| format!("{}---\n{}", shop(net), web(net, 2, env!("CARGO_BIN_EXE_meshctl")));
+    let up = Up::start(two, &[]).await;
+    let upstream = format!("{}.1.1:19001", up.net);
+    up.answers(&upstream, "payments 2\n").await;
+    let (tell, stop) = tokio::sync::watch::channel(false);
+    let loads: Vec<_> = (0..4)
+        .map(|_| {
+            let (upstream, stop) = (upstream.clone(), stop.clone());
+            tokio::spawn(async move { load(&upstream, stop).await })
+        })
+        .collect();
+    let admin = up.mesh()["admin"].as_str().unwrap().to_owned();
+    for _ in 0..2 {
+        for name in ["web-1", "web-2"] {
+            assert_eq!(common::post(&admin, &format!("/restart?workload=shop/{name}")).await.unwrap(), "done\n");
+        }
+    }
+    tell.send_replace(true);
+    let (mut good, mut bad) = (0, Vec::new());
+    for load in loads {
+        let (one, others) = load.await.unwrap();
+        good += one;
+        bad.extend(others);
+    }
+    assert!(
+        bad.is_empty() && good > 100,
+        "{good} answered, {} lost: {:#?}\n{}",
+        bad.len(),
+        &bad[..bad.len().min(5)],
+        up.said()
+    );
+    up.end(Signal::SIGTERM).await;
 }

@@ -84,8 +84,8 @@ impl Mesh {
             bail!("the folder of manifests and the state folder must not lie in each other; choose one with --state");
         }
         let mut ports = Ports::new();
-        let (ca, discovery) = (ports.next()?, ports.next()?);
-        let (ca_admin, controller_admin) = (ports.next()?, ports.next()?);
+        let (ca, discovery) = (ports.take()?, ports.take()?);
+        let (ca_admin, controller_admin) = (ports.take()?, ports.take()?);
         let trust_domain: TrustDomain = names::DEFAULT_TRUST_DOMAIN.parse().context("the default trust domain")?;
         let (changed, _) = watch::channel(());
         let settings = Arc::new(Settings {

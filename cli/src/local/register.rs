@@ -230,14 +230,13 @@ mod tests {
             std::fs::write(dir.path().join("s.yaml"), manifest(&workload, service.as_ref(), ready)).unwrap();
             let (objects, problems) = load_dir(dir.path());
             assert!(problems.is_empty(), "{problems:?}");
-            let [Resource::Service(service), Resource::ExternalWorkload(read)] =
-                objects.iter().map(|object| object.value.clone()).collect::<Vec<_>>().try_into().unwrap()
-            else {
+            let objects: Vec<_> = objects.into_iter().map(|object| object.value).collect();
+            let [Resource::Service(service), Resource::ExternalWorkload(read)] = objects.as_slice() else {
                 panic!("{objects:?}")
             };
             assert_eq!(read.spec.draining, !ready);
             assert!(service.spec.selector.iter().all(|pair| read.metadata.labels.iter().any(|label| label == pair)));
-            let sidecar = plan(&read, dir.path()).unwrap().sidecar.unwrap();
+            let sidecar = plan(read, dir.path()).unwrap().sidecar.unwrap();
             let wanted = ("127.64.0.9:8080".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
             assert_eq!((sidecar.inbound, sidecar.outbound.len()), (vec![wanted], 1));
         }

@@ -1,5 +1,6 @@
 //! What tests with real processes share.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
 #![allow(dead_code, reason = "not every test file needs all of it")]
 
 use std::{
@@ -40,7 +41,7 @@ pub fn signal(pid: u64, signal: Signal) {
 
 /// A port of 127.0.0.1 that nobody has.
 pub fn free_port() -> u16 {
-    mesh_cli::local::ports::Ports::new().next().unwrap().port()
+    mesh_cli::local::ports::Ports::new().take().unwrap().port()
 }
 
 /// Waits until something is so.
