@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, demo, demo_app, exec, part, status, up, version},
+    commands::{completion, demo, demo_app, exec, part, run, status, up, version},
     io::{self, Out},
 };
 
 /// A service mesh on one machine: start it, join it, look into it, prove it.
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version, propagate_version = false, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Examples:\n  meshctl demo            a mesh with seven services, to look at\n  \
+#[command(after_help = "Examples:\n  meshctl demo            a mesh with eight services, to look at\n  \
                         meshctl up -f ./mesh    the mesh that a folder of manifests describes\n  \
                         meshctl status          who runs what, and who calls whom")]
 pub struct Cli {
@@ -26,6 +26,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the mesh that a folder of manifests describes.
     Up(up::Args),
+    /// Run a program as a member of a running mesh.
+    Run(run::Args),
     /// Show who runs what, and who calls whom.
     Status(status::Args),
     /// Print the version.
@@ -76,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return block_on(demo::run(args, out)),
         Command::DemoApp(args) => return block_on(demo_app::run(args)),
         Command::Up(args) => return block_on(up::run(args, out)),
+        Command::Run(args) => return block_on(run::run(args)),
         Command::Status(args) => return block_on(status::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),
         Command::Controller(args) => return part::controller(args),

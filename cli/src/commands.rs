@@ -5,6 +5,7 @@ pub mod demo;
 pub mod demo_app;
 pub mod exec;
 pub mod part;
+pub mod run;
 pub mod status;
 pub mod up;
 pub mod version;

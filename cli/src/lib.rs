@@ -4,6 +4,7 @@
 //! Modules stand on floors; each imports lower floors only:
 //!
 //! ```text
+//!  6  reference    the page about all of it
 //!  5  app          arguments in, exit code out
 //!  4  commands     one file a command
 //!  3  demo         a small shop: its manifests, its programs, its proof
@@ -21,4 +22,5 @@ pub mod demo;
 pub mod io;
 pub mod local;
 pub mod query;
+pub mod reference;
 pub mod view;

@@ -9,6 +9,7 @@
 //!  2  workload   a sidecar and a program, together
 //!     settings   what all processes share, and the configuration each gets
 //!     join       workloads that joined with `meshctl run`
+//!     register   what they register (pure)
 //!  1  keep       keeps one process running
 //!     manifests  follows a folder
 //!     plan       from an ExternalWorkload to what is to be started (pure)
@@ -28,6 +29,7 @@ pub mod overrides;
 pub mod plan;
 pub mod ports;
 pub mod process;
+pub mod register;
 pub mod report;
 pub mod runner;
 pub mod settings;

@@ -1,5 +1,7 @@
 //! Real processes, kept running by the real binary.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
+
 use std::{path::Path, time::Duration};
 
 use mesh_cli::local::{

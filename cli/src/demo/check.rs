@@ -19,6 +19,7 @@ use crate::{
     collector::{Kind, Trace, Traces},
     io::{Table, Tone},
     local::mesh::Mesh,
+    query::prometheus::Sample,
     view::{self, Scrape, edges::names},
 };
 
@@ -91,25 +92,28 @@ fn peers<'a>(
         let answered = matches!(sample.label("status"), "2xx" | "3xx");
         answered && sample.value > 0.0 && sample.label("direction") == direction && wanted(&|name| sample.label(name))
     });
-    let peer = |sample: &crate::query::prometheus::Sample| match (sample.label("tls"), sample.label("peer")) {
+    let peer = |sample: &Sample| match (sample.label("tls"), sample.label("peer")) {
         ("mutual", peer) if !peer.is_empty() => peer.to_owned(),
         _ => "plain".to_owned(),
     };
     samples.map(peer).collect()
 }
 
-/// Store takes connections from inventory alone: that it answers proves who called; that none was plain, how.
+/// Store lets in inventory alone, and nobody without mutual TLS: that it was reached proves who called, and how.
 fn stream(scrape: &Scrape) -> Outcome {
-    let count = |tls: &str| -> f64 {
-        let connections = scrape.of(&full("store"), names::CONNECTIONS);
-        let inbound = connections.filter(|one| one.label("direction") == "inbound" && one.label("tls") == tls);
-        inbound.map(|sample| sample.value).sum()
+    let sum = |workload: &str, metric, label: (&str, &str)| -> f64 {
+        let good = |sample: &&Sample| sample.label(label.0) == label.1 && matches!(sample.label("result"), "" | "ok");
+        let samples = scrape.of(&full(workload), metric).filter(good);
+        samples.fold(0.0, |sum, sample| sum + sample.value)
     };
-    let (mutual, plain) = (count("mutual"), count("none"));
+    let called = sum("inventory", names::HANDSHAKES, ("side", "client"));
+    let accepted = sum("store", names::HANDSHAKES, ("side", "server"));
+    let bytes = sum("store", names::BYTES, ("direction", "inbound"));
+    let plain = sum("store", names::CONNECTIONS, ("tls", "none"));
     Outcome {
         check: "inventory -> store: TCP over mutual TLS, allowed to inventory alone".into(),
-        good: mutual > 0.0 && plain == 0.0,
-        seen: format!("{mutual} connections over mutual TLS, {plain} plain"),
+        good: called > 0.0 && accepted > 0.0 && bytes > 0.0 && plain == 0.0,
+        seen: format!("{accepted} handshakes, {bytes} bytes, {plain} plain connections"),
     }
 }
 
@@ -155,7 +159,7 @@ async fn plain(manifests: &Manifests) -> Outcome {
 fn counted(scrape: &Scrape) -> Outcome {
     let of = |workload: &str| -> f64 {
         let refusals = scrape.of(&full(workload), names::REFUSALS);
-        refusals.filter(|sample| sample.label("object") == POLICY).map(|sample| sample.value).sum()
+        refusals.filter(|sample| sample.label("object") == POLICY).fold(0.0, |sum, sample| sum + sample.value)
     };
     let total = of("payments-v1") + of("payments-v2");
     Outcome {

@@ -158,11 +158,12 @@ async fn problems(mesh: Arc<Mesh>) {
     loop {
         tick.tick().await;
         let answer = query::get(mesh.controller_admin(), "/problems").await;
+        let Some(places) = mesh.places() else { continue };
         // While the controller is away, what it said last stays said.
         let Ok(Ok(now)) = answer.map(|answer| answer.json::<BTreeSet<Problem>>()) else { continue };
         for problem in now.difference(&known).take(MAX_TOLD) {
             let tone = if problem.severity == "warning" { Tone::Warn } else { Tone::Bad };
-            let place = problem.object.as_deref().and_then(|object| mesh.place(object));
+            let place = problem.object.as_deref().and_then(|object| places.get(object).cloned());
             mesh.settings.reporter.say(tone, problem.line(place));
         }
         if !known.is_empty() && now.is_empty() {

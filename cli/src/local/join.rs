@@ -7,8 +7,6 @@ use std::{
     path::PathBuf,
 };
 
-use serde::Serialize;
-
 use super::state::{StateDir, StateError, WorkloadEntry};
 
 /// A registration. Dropping it removes it.
@@ -32,7 +30,7 @@ impl Paths {
         Self {
             lock: state.members().join(format!("{name}.lock")),
             entry: state.members().join(format!("{name}.json")),
-            manifest: state.workloads().join(format!("{name}.json")),
+            manifest: state.workloads().join(format!("{name}.yaml")),
             token: state.tokens().join(name),
         }
     }
@@ -68,12 +66,12 @@ impl Registration {
         }
     }
 
-    /// Registers objects with the controller.
+    /// Registers the objects of a manifest with the controller.
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn register(&self, objects: &impl Serialize) -> Result<(), StateError> {
-        self.state.write_json(&self.paths.manifest, objects)
+    pub fn register(&self, manifest: &str) -> Result<(), StateError> {
+        self.state.write(&self.paths.manifest, manifest.as_bytes())
     }
 
     /// Takes the registration back, so that nobody new comes; the processes go on.
@@ -132,11 +130,11 @@ mod tests {
         let state = StateDir::create(dir.path().join("mesh")).unwrap();
         let registration = Registration::take(&state, "shop.web-1").unwrap();
         assert!(matches!(Registration::take(&state, "shop.web-1"), Err(StateError::InUse { .. })));
-        registration.register(&"manifest").unwrap();
+        registration.register("manifest").unwrap();
         registration.running(&entry()).unwrap();
         assert_eq!(members(&state), (vec![entry()], vec![]));
         registration.unregister();
-        assert!(!state.workloads().join("shop.web-1.json").exists());
+        assert!(!state.workloads().join("shop.web-1.yaml").exists());
         drop(registration);
         assert_eq!(members(&state), (vec![], vec![]));
     }
@@ -145,10 +143,10 @@ mod tests {
     fn what_a_killed_process_left_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::create(dir.path().join("mesh")).unwrap();
-        for path in [state.members().join("shop.web-1.lock"), state.workloads().join("shop.web-1.json")] {
+        for path in [state.members().join("shop.web-1.lock"), state.workloads().join("shop.web-1.yaml")] {
             std::fs::write(path, "").unwrap();
         }
         assert_eq!(members(&state), (vec![], vec!["shop.web-1".to_owned()]));
-        assert!(!state.workloads().join("shop.web-1.json").exists());
+        assert!(!state.workloads().join("shop.web-1.yaml").exists());
     }
 }

@@ -57,8 +57,8 @@ pub struct Mesh {
     controller: (Kept, SocketAddr),
     workloads: Mutex<BTreeMap<WorkloadId, Arc<Workload>>>,
     joined: Mutex<Vec<WorkloadEntry>>,
-    /// Where each object of the manifests stands.
-    places: Mutex<HashMap<String, String>>,
+    /// Where each object of the manifests stands, once they were read.
+    places: Mutex<Option<HashMap<String, String>>>,
     _lock: Lock,
 }
 
@@ -84,8 +84,8 @@ impl Mesh {
             bail!("the folder of manifests and the state folder must not lie in each other; choose one with --state");
         }
         let mut ports = Ports::new();
-        let (ca, discovery) = (ports.next()?, ports.next()?);
-        let (ca_admin, controller_admin) = (ports.next()?, ports.next()?);
+        let (ca, discovery) = (ports.take()?, ports.take()?);
+        let (ca_admin, controller_admin) = (ports.take()?, ports.take()?);
         let trust_domain: TrustDomain = names::DEFAULT_TRUST_DOMAIN.parse().context("the default trust domain")?;
         let (changed, _) = watch::channel(());
         let settings = Arc::new(Settings {
@@ -177,6 +177,7 @@ impl Mesh {
         workloads.extend(self.joined.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         MeshFile {
             pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             admin: self.admin,
             source: self.source.clone(),
             trust_domain: self.settings.trust_domain.to_string(),
@@ -231,11 +232,12 @@ impl Mesh {
     }
 
     pub(super) fn set_places(&self, places: HashMap<String, String>) {
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = Some(places);
     }
 
-    pub(super) fn place(&self, object: &str) -> Option<String> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).get(object).cloned()
+    /// Where objects stand; `None` before the manifests were read.
+    pub(super) fn places(&self) -> Option<HashMap<String, String>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn set_joined(&self, mut joined: Vec<WorkloadEntry>) {

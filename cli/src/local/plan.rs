@@ -84,7 +84,7 @@ pub fn plan(object: &ExternalWorkload, folder: &Path) -> Result<Plan, Unfit> {
         }
         Some(run) => Some(App {
             command: run.command.clone(),
-            env: environment(&id, &outbound, &run.env),
+            env: told(&id, &outbound, &run.env),
             dir: run.working_dir.as_ref().map_or_else(|| folder.to_owned(), |dir| folder.join(dir)),
             listens: inbound.iter().map(|(_, app)| *app).collect(),
         }),
@@ -185,8 +185,15 @@ fn address(text: &AppAddress, field: &str) -> Result<SocketAddr, Unfit> {
         .ok_or_else(|| unfit(field, "it is not IP:PORT, nor a port of 127.0.0.1"))
 }
 
+/// What a program in the foreground is told: who it is and where it reaches whom.
+#[must_use]
+pub fn environment(plan: &Plan) -> BTreeMap<String, String> {
+    let outbound = plan.sidecar.as_ref().map(|sidecar| sidecar.outbound.as_slice()).unwrap_or_default();
+    told(&plan.id, outbound, &BTreeMap::new())
+}
+
 /// What the program is told: who it is and where it reaches whom; what its author says wins.
-fn environment(
+fn told(
     id: &WorkloadId,
     outbound: &[(SocketAddr, Target)],
     own: &BTreeMap<String, String>,

@@ -33,7 +33,7 @@ impl Ports {
     ///
     /// # Errors
     /// Where no free one is found.
-    pub fn next(&mut self) -> io::Result<SocketAddr> {
+    pub fn take(&mut self) -> io::Result<SocketAddr> {
         let mut rng = rand::rng();
         for _ in 0..TRIES {
             let port = FIRST + u16::try_from(rng.next_u32() % u32::from(COUNT)).unwrap_or(0);
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_port_is_handed_out_once() {
         let mut ports = Ports::new();
-        let all: HashSet<_> = (0..50).map(|_| ports.next().unwrap()).collect();
+        let all: HashSet<_> = (0..50).map(|_| ports.take().unwrap()).collect();
         assert_eq!(all.len(), 50);
         assert!(all.iter().all(|address| (FIRST..FIRST + COUNT).contains(&address.port())));
     }

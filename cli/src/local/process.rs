@@ -16,7 +16,7 @@ use std::{
 
 use mesh_api::names::ENV_PREFIX;
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::process::{Child, Command};
@@ -133,15 +133,20 @@ pub async fn terminate(child: &mut Child, grace: Duration) -> io::Result<ExitSta
             child.wait().await?
         }
     };
-    // What the program started and left behind.
-    signal(group, Signal::SIGKILL);
+    // What the program started and left behind; the program itself is gone.
+    if let Some(group) = group.and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
     Ok(status)
 }
 
 fn signal(group: Option<u32>, signal: Signal) {
     if let Some(pid) = group.and_then(|pid| i32::try_from(pid).ok()) {
-        // It may be gone already.
-        let _ = killpg(Pid::from_raw(pid), signal);
+        let pid = Pid::from_raw(pid);
+        // In the foreground it has no group of its own; or it is gone already.
+        if killpg(pid, signal).is_err() {
+            let _ = kill(pid, signal);
+        }
     }
 }
 

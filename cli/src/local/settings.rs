@@ -81,7 +81,7 @@ impl Settings {
     /// # Errors
     /// Where there is none.
     pub fn port(&self) -> std::io::Result<SocketAddr> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner).next()
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// A join token for a member, and where it lies.

@@ -256,6 +256,9 @@ fn make_private(path: &Path) -> Result<(), StateError> {
 pub struct MeshFile {
     /// Process that runs the mesh.
     pub pid: u32,
+    /// Version of the software.
+    #[serde(default)]
+    pub version: String,
     /// Its admin server.
     pub admin: SocketAddr,
     /// Folder of manifests.

@@ -26,6 +26,10 @@ pub mod names {
     pub const BUILD: &str = "mesh_build_info";
     /// Connections accepted.
     pub const CONNECTIONS: &str = "mesh_connections_total";
+    /// Handshakes between sidecars.
+    pub const HANDSHAKES: &str = "mesh_tls_handshakes_total";
+    /// Bytes of connections that are not HTTP.
+    pub const BYTES: &str = "mesh_transferred_bytes_total";
     /// Labels that tell one edge from another.
     pub const EDGE: [&str; 6] =
         ["source_namespace", "source", "destination_namespace", "destination", "protocol", "route"];

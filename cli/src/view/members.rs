@@ -75,11 +75,11 @@ pub struct SidecarView {
 
 /// Asks the parts of the control plane.
 pub async fn parts(mesh: &MeshFile) -> Vec<PartView> {
-    let (ca, controller) = tokio::join!(part("ca", &mesh.ca), part("controller", &mesh.controller));
+    let (ca, controller) = tokio::join!(part("ca", mesh, &mesh.ca), part("controller", mesh, &mesh.controller));
     vec![ca, controller]
 }
 
-async fn part(name: &'static str, entry: &PartEntry) -> PartView {
+async fn part(name: &'static str, mesh: &MeshFile, entry: &PartEntry) -> PartView {
     let (ready, metrics) = tokio::join!(query::get(entry.admin, "/ready"), query::get(entry.admin, "/metrics"));
     let reason = match ready {
         Ok(answer) if answer.status.is_success() => None,
@@ -87,8 +87,10 @@ async fn part(name: &'static str, entry: &PartEntry) -> PartView {
         Err(error) => Some(error.to_string()),
     };
     let samples = metrics.and_then(|answer| answer.text()).map(|page| prometheus::parse(&page)).unwrap_or_default();
-    let version =
+    // A part that does not say it is of the version that the mesh was started with.
+    let said =
         samples.iter().find(|sample| sample.name == names::BUILD).map(|sample| sample.label("version").to_owned());
+    let version = said.or_else(|| entry.pid.map(|_| mesh.version.clone()));
     PartView {
         name,
         running: entry.pid.is_some(),

@@ -147,7 +147,7 @@ mod tests {
             mutual: false,
             identities: Default::default(),
         };
-        let text = edge_table(&[edge.clone()]).render(false);
+        let text = edge_table(std::slice::from_ref(&edge)).render(false);
         let cells: Vec<_> = text.lines().nth(1).unwrap().split_ascii_whitespace().collect();
         assert_eq!(cells, ["shop/web", "shop/cart", "http1", "0.0", "-", "-", "12.5ms", "-"]);
         let plain = Edge { success: Some(0.5), ..edge };

@@ -12,7 +12,7 @@ use crate::{
     fault::{Code, Fault, is_grpc},
     l7::body::Body,
     normal::{self, headers},
-    telemetry::metrics::{Direction, Edge, RequestMetrics},
+    telemetry::metrics::RequestMetrics,
     tracing_context,
     tunnel::{self, Asked, HEADER_UPGRADE},
     upstream::{Upstream, is_repeatable},
@@ -45,23 +45,8 @@ impl Context {
     ) -> Rc<Self> {
         let text = arrival.identity.as_ref().map(|identity| identity.as_str());
         let client_id = text.and_then(|text| HeaderValue::from_str(text).ok());
-        let metrics = ["http1", "http2", "grpc"].map(|protocol| {
-            let caller = arrival.identity.as_ref().and_then(|identity| identity.namespace_account().ok());
-            let (namespace, source) = caller.unwrap_or(("", "unknown"));
-            RequestMetrics::new(
-                &worker.telemetry,
-                Edge {
-                    direction: Direction::Inbound,
-                    source: source.into(),
-                    source_namespace: namespace.into(),
-                    destination: worker.telemetry.workload.clone(),
-                    destination_namespace: worker.telemetry.namespace.clone(),
-                    route: "".into(),
-                    protocol,
-                    peer: text.map(Into::into),
-                },
-            )
-        });
+        let metrics = ["http1", "http2", "grpc"]
+            .map(|protocol| RequestMetrics::new(&worker.telemetry, arrival.edge(worker, protocol)));
         Rc::new(Self { worker: Rc::clone(worker), arrival, state, app, meshed, client_id, metrics })
     }
 

@@ -196,20 +196,22 @@ impl Compiled {
 impl Compiled {
     /// The handles for requests that get no backend.
     pub(super) fn unrouted(&self, worker: &Worker, protocol: &'static str) -> Rc<RequestMetrics> {
+        RequestMetrics::new(&worker.telemetry, self.edge(worker, protocol, None))
+    }
+
+    /// What a connection, or a request without a backend, is counted under.
+    pub(super) fn edge(&self, worker: &Worker, protocol: &'static str, peer: Option<&SpiffeId>) -> Edge {
         let telemetry = &worker.telemetry;
-        RequestMetrics::new(
-            telemetry,
-            Edge {
-                direction: Direction::Outbound,
-                source: Arc::clone(&telemetry.workload),
-                source_namespace: Arc::clone(&telemetry.namespace),
-                destination: Arc::clone(&self.described.id.name),
-                destination_namespace: Arc::clone(&self.described.id.namespace),
-                route: "".into(),
-                protocol,
-                peer: None,
-            },
-        )
+        Edge {
+            direction: Direction::Outbound,
+            source: Arc::clone(&telemetry.workload),
+            source_namespace: Arc::clone(&telemetry.namespace),
+            destination: Arc::clone(&self.described.id.name),
+            destination_namespace: Arc::clone(&self.described.id.namespace),
+            route: "".into(),
+            protocol,
+            peer: peer.map(|peer| peer.as_str().into()),
+        }
     }
 }
 
