@@ -4,7 +4,7 @@ use std::{future::Future, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -101,6 +101,7 @@ pub(super) async fn keep_alive(mut pings: h2::PingPong, interval: Duration) {
 
 async fn stream<S, F, B>(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, service: Rc<S>)
 where
+    let asks_for_body = request.method() != Method::HEAD;
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin,
@@ -115,7 +116,7 @@ where
         _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     let (parts, body) = response.into_parts();
-    let bodyless = body.is_end_stream();
+    let bodyless = body.is_end_stream() || !asks_for_body;
     let Ok(mut sender) = respond.send_response(Response::from_parts(parts, ()), bodyless) else { return };
     if bodyless {
         return;
