@@ -51,7 +51,7 @@ pub enum BodyError {
     Deadline,
 }
 
-impl mesh_h2::server::ResetReason for BodyError {
+impl mesh_h2::ResetReason for BodyError {
     fn reset_reason(&self) -> Reason {
         match self {
             Self::H2(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),

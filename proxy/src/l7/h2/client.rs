@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Incoming,
-    body::{Upload, send_body},
+    body::{ResetReason, Upload, send_body},
     server::keep_alive,
 };
 
@@ -131,6 +131,7 @@ pub async fn send<B>(
 ) -> Result<Response<Incoming>, RequestError>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: ResetReason,
 {
     let bodyless = body.is_end_stream();
     let (response, mut stream) = sender.send_request(head, bodyless).map_err(RequestError::NotSent)?;

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Incoming,
-    body::{SendFault, send_body},
+    body::{ResetReason, send_body},
     client::{Limits, content_length},
 };
 
@@ -26,12 +26,6 @@ pub enum ServeError {
     /// The connection broke, or broke the rules.
     #[error("HTTP/2: {0}")]
     Connection(#[from] h2::Error),
-}
-
-/// Maps a service's failing body to the code that the client sees.
-pub trait ResetReason {
-    /// The code for `RST_STREAM`.
-    fn reset_reason(&self) -> Reason;
 }
 
 /// Serves a connection until its client leaves or `drain` completes and the streams in flight are done.
@@ -101,13 +95,13 @@ pub(super) async fn keep_alive(mut pings: h2::PingPong, interval: Duration) {
 
 async fn stream<S, F, B>(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>, service: Rc<S>)
 where
-    let asks_for_body = request.method() != Method::HEAD;
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin,
     B::Error: ResetReason,
 {
     let length = content_length(request.headers());
+    let asks_for_body = request.method() != Method::HEAD;
     let request = request.map(|body| Incoming::new(body, length));
     // The caller gave up: dropping the service's future cancels all that it does.
     let response = tokio::select! {
@@ -121,7 +115,6 @@ where
     if bodyless {
         return;
     }
-    if let Err(SendFault::Body(error)) = send_body(body, &mut sender).await {
-        sender.send_reset(error.reset_reason());
-    }
+    // However it failed, the stream is reset by now.
+    let _ = send_body(body, &mut sender).await;
 }
