@@ -59,7 +59,10 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("content-type", "text/plain")
 	fmt.Fprintf(w, "%s %s host=%s length=%d\n", r.Method, r.RequestURI, r.Host, r.ContentLength)
 	for _, line := range fields(r.Header) {
-		fmt.Fprintln(w, line)
+		// What the mesh says in its own name is told on request only: so the answer is the same with and without it.
+		if !strings.HasPrefix(line, "mesh-") || r.URL.Query().Has("mesh") {
+			fmt.Fprintln(w, line)
+		}
 	}
 	fmt.Fprintf(w, "body %d bytes, sha256 %s, error %v\n", size, hex.EncodeToString(hash.Sum(nil)), err)
 	for _, line := range fields(r.Trailer) {

@@ -90,7 +90,7 @@ fn callers_are_told_apart() -> Result<()> {
         in_time("a refusal", takes(&mesh, stranger, "/", "the stranger is refused", |answer| answer.status == 403)?)?;
         // A claim in a header is worth nothing: the application sees who it was that called.
         let id = |account: &str| format!("spiffe://{}/ns/shop/sa/{account}", names::DEFAULT_TRUST_DOMAIN);
-        let request = http::Request::get("/").header(names::HEADER_CLIENT_ID, id("stranger"));
+        let request = http::Request::get("/?mesh").header(names::HEADER_CLIENT_ID, id("stranger"));
         let seen = send(client, request, "", REQUEST)?;
         let told: Vec<String> =
             seen.text().lines().filter(|line| line.starts_with(names::HEADER_CLIENT_ID)).map(str::to_owned).collect();

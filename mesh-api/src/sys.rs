@@ -36,11 +36,13 @@ impl Sys {
         Self { net: Net::Host, clock: Clock::Host, entropy: Entropy::seeded(rand::rng().next_u64()) }
     }
 
-    /// The simulated network of the surrounding turmoil host; wall time starts at `epoch` and follows tokio's clock.
+    /// The simulated network of the surrounding turmoil host, which this is called in. Wall time was `epoch` when the
+    /// simulation began, and follows its clock: a host that starts again does not go back in time.
     #[cfg(feature = "sim")]
     #[must_use]
     pub fn sim(seed: u64, epoch: SystemTime) -> Self {
-        let clock = Clock::Virtual { epoch, start: tokio::time::Instant::now() };
+        let passed = turmoil::sim_elapsed().unwrap_or_default();
+        let clock = Clock::Virtual { epoch: epoch + passed, start: tokio::time::Instant::now() };
         Self { net: Net::Sim, clock, entropy: Entropy::seeded(seed) }
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     l4::Prefixed,
     l7::{body::Body, h1, h2},
     sniff::{self, Seen},
-    telemetry::metrics::Direction,
+    telemetry::metrics::{Direction, Edge},
     upstream::{Upstream, dial::HandshakeMetrics},
     worker::{Phase, Worker},
 };
@@ -67,6 +67,22 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
+    /// What its requests, or itself, are counted under.
+    pub(crate) fn edge(&self, worker: &Worker, protocol: &'static str) -> Edge {
+        let caller = self.identity.as_ref().and_then(|identity| identity.namespace_account().ok());
+        let (namespace, source) = caller.unwrap_or(("", "unknown"));
+        Edge {
+            direction: Direction::Inbound,
+            source: source.into(),
+            source_namespace: namespace.into(),
+            destination: Arc::clone(&worker.telemetry.workload),
+            destination_namespace: Arc::clone(&worker.telemetry.namespace),
+            route: "".into(),
+            protocol,
+            peer: self.identity.as_ref().map(|identity| identity.as_str().into()),
+        }
+    }
+
     pub(crate) fn address(&self) -> IpAddr {
         self.peer.ip().to_canonical()
     }
@@ -184,6 +200,7 @@ impl Inbound {
         state: Rc<PortState>,
         app: Rc<Upstream>,
     ) {
+        arrival.edge(&self.worker, "http1").count_connection(&self.worker.telemetry);
         let context = http::Context::new(&self.worker, arrival, state, app, false);
         let service = |request: Request<h1::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H1));
         let drain = self.worker.reached(Phase::DrainingInbound);
@@ -202,6 +219,7 @@ impl Inbound {
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        arrival.edge(&self.worker, "http2").count_connection(&self.worker.telemetry);
         let context = http::Context::new(&self.worker, arrival, state, app, meshed);
         let service = move |request: Request<h2::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H2));
         let drain = self.worker.reached(Phase::DrainingInbound);

@@ -2,6 +2,7 @@
 
 pub mod accept;
 mod copy;
+pub mod own;
 mod prefixed;
 
 pub use copy::{CopyEnd, copy};

@@ -20,6 +20,7 @@
 //!     trace       trace context
 //!     l4          accept, copy
 //!     telemetry   handles of metrics, spans
+//!     redirect    the rules that make connections pass through the proxy
 //!  0  config      settings
 //!     fault       why the proxy itself answers
 //! ```
@@ -43,6 +44,7 @@ pub mod l4;
 pub mod l7;
 pub mod normal;
 pub mod outbound;
+pub mod redirect;
 pub mod routing;
 pub mod sniff;
 pub mod telemetry;

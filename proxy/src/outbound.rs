@@ -83,14 +83,20 @@ impl Outbound {
         };
         match seen {
             Seen::Closed => {}
-            Seen::Http1(prefix) => self.serve_http1(stream, prefix, destination).await,
-            Seen::Http2(prefix) => self.serve_http2(stream, prefix, destination).await,
+            Seen::Http1(prefix) => {
+                destination.current().edge(&self.worker, "http1", None).count_connection(&self.worker.telemetry);
+                self.serve_http1(stream, prefix, destination).await;
+            }
+            Seen::Http2(prefix) => {
+                destination.current().edge(&self.worker, "http2", None).count_connection(&self.worker.telemetry);
+                self.serve_http2(stream, prefix, destination).await;
+            }
             Seen::Mesh(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
                 tcp::carry(&self.worker, destination, stream, prefix).await;
             }
             Seen::Server(upstream, first) => {
                 destination.server_spoke_first();
-                tcp::carry_on(&self.worker, stream, *upstream, first).await;
+                tcp::carry_on(&self.worker, destination, stream, *upstream, first).await;
             }
         }
     }

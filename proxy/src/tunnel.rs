@@ -24,10 +24,13 @@ use crate::{
 /// Between sidecars: the protocol that is asked for, and in the answer the one that was agreed on.
 pub const HEADER_UPGRADE: &str = "mesh-upgrade";
 
+/// The caller's connection, once it is turned, and whoever waits for its bytes.
+type Caller = (OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>);
+
 /// An upgrade that the caller of HTTP/1 asks for.
 pub struct Asked {
     protocol: HeaderValue,
-    caller: RefCell<Option<(OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>)>>,
+    caller: RefCell<Option<Caller>>,
 }
 
 /// What the caller asks for, where it does. To be called before hop-by-hop fields are removed.

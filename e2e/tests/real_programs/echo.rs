@@ -23,11 +23,6 @@ fn start(stage: &Stage) -> Result<(Process, SocketAddr)> {
     Ok((process, address))
 }
 
-/// Without what the mesh says to the application in its own name.
-fn without_mesh(text: &str) -> String {
-    text.replace("\\n", "\n").lines().filter(|line| !line.starts_with("mesh-")).collect::<Vec<_>>().join("\n")
-}
-
 fn run(address: SocketAddr, dir: &Path, version: &str) -> Result<Transcript> {
     let curl = Curl::new(address, dir).always(&[version]);
     let body = dir.join("body.txt");
@@ -49,7 +44,7 @@ fn run(address: SocketAddr, dir: &Path, version: &str) -> Result<Transcript> {
         ("streamed", "/stream/100/1", &[]),
         ("after a break", "/?again", &[]),
     ] {
-        t.step(title, without_mesh(&curl.get(path, options)?));
+        t.step(title, curl.get(path, options)?.replace("\\n", "\n"));
     }
     // Over HTTP/2 it is a race whether curl sees the answer's end or the reset of its upload first.
     let early = curl.get("/early", &["-d", "x"])?;

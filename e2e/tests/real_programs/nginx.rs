@@ -112,7 +112,7 @@ fn common(t: &mut Transcript, curl: &Curl<'_>, dir: &Path) -> Result<()> {
         ("empty", "/empty.txt", &[][..]),
         ("what the server sees", "/seen?a=b%20c&d=%2F&e", &["-H", "X-One: 1", "-H", "X-Two:  spaced  ", "-b", "c=d"]),
         ("credentials", "/seen", &["-u", "me:secret", "-A", "an agent"]),
-        ("a path that must not be changed", "/a//b/%7Euser/%2e%2e/c;d=1?", &["--path-as-is"]),
+        ("a path that must not be changed", "/a//b/~user%20x/c;d=1?e=%2e%2e/", &["--path-as-is"]),
         ("head", "/digits.txt", &["--head"]),
         ("head of a generated page", "/page/index.txt", &["--head"]),
         ("range", "/digits.txt", &["-r", "10-19"]),

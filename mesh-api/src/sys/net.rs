@@ -38,6 +38,10 @@ impl Net {
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(shared)?;
                 socket.set_nonblocking(true)?;
+                if address.is_ipv6() && address.ip().is_unspecified() {
+                    // Every address of the machine, whatever the machine's own default is.
+                    socket.set_only_v6(false)?;
+                }
                 socket.bind(&address.into())?;
                 socket.listen(BACKLOG)?;
                 Ok(Listener::Host(tokio::net::TcpListener::from_std(socket.into())?))

@@ -1,15 +1,23 @@
 //! One worker: its runtime, its listeners, its end.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
-use mesh_api::{model::Target, sys::Listener};
+use mesh_api::{
+    model::Target,
+    sys::{Listener, Stream},
+};
 use tokio::{task::LocalSet, time::timeout};
 
 use super::{Ground, Progress};
 use crate::{
+    fault::{Code, Fault},
     inbound::Inbound,
     l4::accept::{Slots, accept},
     outbound::Outbound,
+    telemetry::metrics::RefusalMetrics,
     worker::{Phase, Worker},
 };
 
@@ -75,7 +83,7 @@ impl Side {
         bound.map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
     }
 
-    fn accept<F>(&self, listener: Listener, serve: impl Fn(mesh_api::sys::Stream, SocketAddr) -> F + 'static)
+    fn accept<F>(&self, listener: Listener, serve: impl Fn(Stream, SocketAddr) -> F + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
@@ -93,12 +101,16 @@ async fn open_inbound(side: &Side) -> anyhow::Result<()> {
     }
     if let Some(address) = config.transparent {
         let listener = side.bind(address).await?;
+        // What is redirected to here is for this machine: on these ports that is the proxy, not the application.
+        let own: Vec<u16> =
+            config.transparent.iter().chain(&side.worker.config.outbound.transparent).map(SocketAddr::port).collect();
         side.accept(listener, move |stream, peer| {
+            let app = meant(&stream).filter(|app| !own.contains(&app.port()));
             let inbound = Rc::clone(&inbound);
             async move {
-                match meant(&stream, address) {
+                match app {
                     Some(app) => inbound.serve(stream, peer, app.port(), app).await,
-                    None => loop_refused(&inbound.worker().inbound_refusals),
+                    None => refuse_loop(&stream, &inbound.worker().inbound_refusals),
                 }
             }
         });
@@ -117,11 +129,11 @@ async fn open_outbound(side: &Side) -> anyhow::Result<Rc<Outbound>> {
     if let Some(address) = config.transparent {
         let (listener, outbound) = (side.bind(address).await?, Rc::clone(&outbound));
         side.accept(listener, move |stream, _| {
-            let outbound = Rc::clone(&outbound);
+            let (to, outbound) = (meant(&stream), Rc::clone(&outbound));
             async move {
-                match meant(&stream, address) {
+                match to {
                     Some(to) => outbound.serve(stream, Target::Address(to), Some(to)).await,
-                    None => loop_refused(&outbound.worker().outbound_refusals),
+                    None => refuse_loop(&stream, &outbound.worker().outbound_refusals),
                 }
             }
         });
@@ -129,16 +141,23 @@ async fn open_outbound(side: &Side) -> anyhow::Result<Rc<Outbound>> {
     Ok(outbound)
 }
 
-/// Where a redirected connection meant to go. `None`: to the proxy itself, which would go round for ever.
-fn meant(stream: &mesh_api::sys::Stream, listen: SocketAddr) -> Option<SocketAddr> {
-    let to = stream.original_dst()?;
-    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    let own = stream.local_addr().ok()?;
-    let own = SocketAddr::new(own.ip().to_canonical(), own.port());
-    (to != own && to != listen).then_some(to)
+/// Where a redirected connection meant to go. `None`: it was not redirected but made to the proxy itself, which would go
+/// round for ever.
+fn meant(stream: &Stream) -> Option<SocketAddr> {
+    let to = plain(stream.original_dst()?);
+    (to != plain(stream.local_addr().ok()?)).then_some(to)
 }
 
-fn loop_refused(refusals: &crate::telemetry::metrics::RefusalMetrics) {
-    use crate::fault::{Code, Fault};
+/// An address of IPv4 that is written as one of IPv6, as what it is. Anything else as it is: the scope of a link-local
+/// address is needed to reach it.
+fn plain(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn refuse_loop(stream: &Stream, refusals: &RefusalMetrics) {
     refusals.record(&Fault::new(Code::Loop, "the connection was made to the proxy itself"));
+    stream.reset_on_drop();
 }

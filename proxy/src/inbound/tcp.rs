@@ -66,6 +66,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin + Reset,
     S: AsyncRead + AsyncWrite + Unpin + Reset,
 {
+    arrival.edge(worker, "tcp").count_connection(&worker.telemetry);
     let judged = async {
         loop {
             state.changed().await;

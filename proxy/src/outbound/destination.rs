@@ -2,13 +2,17 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
 
-use mesh_api::model::{
-    Protocol, Target,
-    destination::{Backend as Model, BackendId, Destination as Described},
+use mesh_api::{
+    model::{
+        Protocol, Target,
+        destination::{Backend as Model, BackendId, Destination as Described, Endpoint},
+    },
+    spiffe::SpiffeId,
 };
 use tokio::time::{Instant, timeout};
 
@@ -17,6 +21,7 @@ use crate::{
     balance::Balancer,
     discovery::{Follow, State},
     fault::{Code, Fault},
+    l4::own,
     routing::Router,
     telemetry::metrics::{Direction, Edge, RequestMetrics},
     upstream::Upstream,
@@ -65,7 +70,7 @@ const MAX_EDGES: usize = 64;
 struct EdgeKey {
     rule: Option<Arc<str>>,
     protocol: &'static str,
-    peer: Option<mesh_api::spiffe::SpiffeId>,
+    peer: Option<SpiffeId>,
 }
 
 impl Outbound {
@@ -191,20 +196,46 @@ impl Compiled {
 impl Compiled {
     /// The handles for requests that get no backend.
     pub(super) fn unrouted(&self, worker: &Worker, protocol: &'static str) -> Rc<RequestMetrics> {
+        RequestMetrics::new(&worker.telemetry, self.edge(worker, protocol, None))
+    }
+
+    /// What a connection, or a request without a backend, is counted under.
+    pub(super) fn edge(&self, worker: &Worker, protocol: &'static str, peer: Option<&SpiffeId>) -> Edge {
         let telemetry = &worker.telemetry;
-        RequestMetrics::new(
-            telemetry,
-            Edge {
-                direction: Direction::Outbound,
-                source: Arc::clone(&telemetry.workload),
-                source_namespace: Arc::clone(&telemetry.namespace),
-                destination: Arc::clone(&self.described.id.name),
-                destination_namespace: Arc::clone(&self.described.id.namespace),
-                route: "".into(),
-                protocol,
-                peer: None,
-            },
-        )
+        Edge {
+            direction: Direction::Outbound,
+            source: Arc::clone(&telemetry.workload),
+            source_namespace: Arc::clone(&telemetry.namespace),
+            destination: Arc::clone(&self.described.id.name),
+            destination_namespace: Arc::clone(&self.described.id.namespace),
+            route: "".into(),
+            protocol,
+            peer: peer.map(|peer| peer.as_str().into()),
+        }
+    }
+}
+
+/// Tells whether an endpoint is this very workload. Where nothing is redirected, even that is reached by its sidecar.
+struct Own {
+    identity: Option<SpiffeId>,
+    /// Asked for with the first endpoint that may be it.
+    addresses: Option<Vec<IpAddr>>,
+}
+
+impl Own {
+    fn of(worker: &Worker) -> Self {
+        let credentials = worker.keeper.current();
+        let identity = credentials.identity.as_ref().map(|identity| identity.id().clone());
+        let redirected = worker.config.outbound.transparent.is_some();
+        Self { identity: identity.filter(|_| redirected), addresses: None }
+    }
+
+    /// Not by the address alone: it may be one that was somebody else's, and whoever asks for that one must not be
+    /// answered from here.
+    fn is(&mut self, endpoint: &Endpoint) -> bool {
+        endpoint.identity.is_some()
+            && endpoint.identity == self.identity
+            && self.addresses.get_or_insert_with(own::addresses).contains(&endpoint.address.ip())
     }
 }
 
@@ -216,14 +247,17 @@ impl Backend {
 
     fn update(&self, worker: &Worker, model: &Model) {
         let now = Instant::now().into_std();
-        let make = |endpoint: &mesh_api::model::destination::Endpoint| {
-            Upstream::new(&worker.outbound_dialer, endpoint.address, endpoint.identity.clone())
+        let mut own = Own::of(worker);
+        let make = |endpoint: &Endpoint| {
+            // No packet leaves the machine, and none is redirected: the application itself is there, not its sidecar.
+            let identity = endpoint.identity.clone().filter(|_| !own.is(endpoint));
+            Upstream::new(&worker.outbound_dialer, endpoint.address, identity)
         };
         self.balancer.borrow_mut().update(model, now, make);
     }
 
     /// Whom requests that reached nobody were meant for.
-    pub(super) fn usual_peer(&self) -> Option<mesh_api::spiffe::SpiffeId> {
+    pub(super) fn usual_peer(&self) -> Option<SpiffeId> {
         self.balancer.borrow().nodes().next().and_then(|node| node.endpoint.identity.clone())
     }
 
@@ -233,7 +267,7 @@ impl Backend {
         worker: &Worker,
         rule: Option<&Arc<str>>,
         protocol: &'static str,
-        peer: Option<&mesh_api::spiffe::SpiffeId>,
+        peer: Option<&SpiffeId>,
     ) -> Rc<RequestMetrics> {
         let mut edges = self.edges.borrow_mut();
         let fits = |key: &EdgeKey| {

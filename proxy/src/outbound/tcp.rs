@@ -76,6 +76,7 @@ fn choose(destination: &Destination, excluded: Option<SocketAddr>) -> Option<Pic
 pub(super) async fn carry(worker: &Worker, destination: &Rc<Destination>, stream: Stream, prefix: Bytes) {
     match dial(Rc::clone(destination)).await {
         Ok(dialled) => {
+            count(worker, destination, &dialled);
             between(worker, Direction::Outbound, Prefixed::new(prefix, stream), dialled.io).await;
             drop(dialled.pick);
         }
@@ -87,8 +88,20 @@ pub(super) async fn carry(worker: &Worker, destination: &Rc<Destination>, stream
     }
 }
 
+fn count(worker: &Worker, destination: &Destination, dialled: &Dialled) {
+    let peer = dialled.pick.payload().identity();
+    destination.current().edge(worker, "tcp", peer).count_connection(&worker.telemetry);
+}
+
 /// Carries a connection whose server spoke first.
-pub(super) async fn carry_on(worker: &Worker, stream: Stream, upstream: Dialled, first: Bytes) {
+pub(super) async fn carry_on(
+    worker: &Worker,
+    destination: &Destination,
+    stream: Stream,
+    upstream: Dialled,
+    first: Bytes,
+) {
+    count(worker, destination, &upstream);
     between(worker, Direction::Outbound, stream, Prefixed::new(first, upstream.io)).await;
     drop(upstream.pick);
 }

@@ -47,8 +47,8 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "mesh_connections_total",
         kind: "counter",
-        labels: "direction, kind (http1, http2, tcp, tls), tls",
-        meaning: "Connections accepted, by what they turned out to be.",
+        labels: "those of mesh_request_duration_seconds; protocol is http1, http2 or tcp",
+        meaning: "Connections accepted, by what they turned out to be. Outbound ones of HTTP have no peer of their own: each request finds its endpoint.",
     },
     Metric { name: "mesh_connections_open", kind: "gauge", labels: "direction", meaning: "Connections open now." },
     Metric {
@@ -161,6 +161,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// Counts one connection of this edge.
+    pub fn count_connection(&self, telemetry: &Telemetry) {
+        telemetry.counter("mesh_connections_total", self.labels()).increment(1);
+    }
+
     fn labels(&self) -> Vec<Label> {
         let text = |value: &Arc<str>| SharedString::from_shared(Arc::clone(value));
         vec![

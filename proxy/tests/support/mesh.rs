@@ -225,15 +225,16 @@ impl Plane {
     }
 
     pub async fn start_with(sys: Sys, listen: [SocketAddr; 2]) -> Self {
-        let root = Root::new();
-        let (world, follow) = watch::channel(Arc::new(World::default()));
-        let authority = identity_server::IdentityServer::new(Authority(Arc::clone(&root)));
-        let keeper = root.keeper(&system(names::CA_ACCOUNT));
-        let ca = serve(&sys, listen[0], keeper, ClientAuth::None, authority).await;
-        let discovery = discovery_server::DiscoveryServer::new(Controller(follow));
-        let keeper = root.keeper(&system(names::CONTROLLER_ACCOUNT));
-        let controller = serve(&sys, listen[1], keeper, ClientAuth::Required, discovery).await;
-        Self { root, world, ca, controller, folder: tempfile::tempdir().unwrap(), names: Mutex::new(0) }
+        let mut plane = Self::at(listen);
+        plane.ca = serve_authority(&sys, listen[0], &plane.root).await;
+        plane.controller = serve_controller(&sys, listen[1], &plane.root, plane.world.subscribe()).await;
+        plane
+    }
+
+    /// With servers that somebody else starts: [`serve_authority`] and [`serve_controller`].
+    pub fn at([ca, controller]: [SocketAddr; 2]) -> Self {
+        let (world, _) = watch::channel(Arc::new(World::default()));
+        Self { root: Root::new(), world, ca, controller, folder: tempfile::tempdir().unwrap(), names: Mutex::new(0) }
     }
 
     /// Changes what the controller says.
@@ -262,6 +263,23 @@ impl Plane {
         config.drain = Duration::from_secs(5);
         config
     }
+}
+
+/// Starts the certificate authority; answers where.
+pub async fn serve_authority(sys: &Sys, listen: SocketAddr, root: &Arc<Root>) -> SocketAddr {
+    let authority = identity_server::IdentityServer::new(Authority(Arc::clone(root)));
+    serve(sys, listen, root.keeper(&system(names::CA_ACCOUNT)), ClientAuth::None, authority).await
+}
+
+/// Starts the controller, which says what `world` holds; answers where.
+pub async fn serve_controller(
+    sys: &Sys,
+    listen: SocketAddr,
+    root: &Arc<Root>,
+    world: watch::Receiver<Arc<World>>,
+) -> SocketAddr {
+    let discovery = discovery_server::DiscoveryServer::new(Controller(world));
+    serve(sys, listen, root.keeper(&system(names::CONTROLLER_ACCOUNT)), ClientAuth::Required, discovery).await
 }
 
 async fn serve<S>(sys: &Sys, listen: SocketAddr, keeper: Arc<Keeper>, auth: ClientAuth, service: S) -> SocketAddr
