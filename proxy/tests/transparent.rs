@@ -6,6 +6,8 @@
 //! ```
 //! Needs root, `ip`, `nft`, `setpriv` and `tcpdump`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
