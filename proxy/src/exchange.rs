@@ -181,6 +181,44 @@ impl Account {
     }
 }
 
+/// The account of a request that has no response yet. Dropped like that, the caller gave the request up.
+pub struct Pending(Option<Account>);
+
+impl Pending {
+    /// Begins to wait.
+    #[must_use]
+    pub fn new(account: Account) -> Self {
+        Self(Some(account))
+    }
+
+    /// What came to be known meanwhile.
+    pub fn note(&mut self, note: impl FnOnce(&mut Account)) {
+        if let Some(account) = self.0.as_mut() {
+            note(account);
+        }
+    }
+
+    /// There is a response, which takes the account over; its status and a gRPC status in its headers are read from it.
+    #[must_use]
+    pub fn respond(mut self, response: Response<Body>, deadline: Option<Instant>) -> Response<Tracked> {
+        let mut account = self.0.take();
+        if let Some(account) = account.as_mut() {
+            account.status = response.status();
+            account.grpc_failed = grpc_failed(response.headers());
+        }
+        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        response.map(|body| Tracked { body, account, deadline })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(account) = self.0.take() {
+            account.close(Outcome::Canceled);
+        }
+    }
+}
+
 /// A response's body with the account of its request, and its deadline.
 pub struct Tracked {
     body: Body,
@@ -189,15 +227,6 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// Puts `account` into a response; its status and a gRPC status in its headers are read from it.
-    #[must_use]
-    pub fn respond(response: Response<Body>, mut account: Account, deadline: Option<Instant>) -> Response<Self> {
-        account.status = response.status();
-        account.grpc_failed = grpc_failed(response.headers());
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        response.map(|body| Self { body, account: Some(account), deadline })
-    }
-
     fn close(&mut self, outcome: Outcome) {
         if let Some(account) = self.account.take() {
             account.close(outcome);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Arrival, policy::PortState};
 use crate::{
-    exchange::{Account, Tracked},
+    exchange::{Account, Pending, Tracked},
     fault::{Code, Fault, is_grpc},
     l7::body::Body,
     normal::{self, headers},
@@ -89,28 +89,32 @@ pub(super) async fn handle(context: Rc<Context>, request: Request<Body>) -> Resp
     headers::strip_reserved(&mut parts.headers);
     let normal = match normal::normalise(&mut parts) {
         Ok(normal) => normal,
-        Err(refusal) => return refuse(&context, account, &Fault::new(Code::BadRequest, refusal.as_str()), grpc),
+        Err(refusal) => {
+            let fault = Fault::new(Code::BadRequest, refusal.as_str());
+            return refuse(&context, Pending::new(account), &fault, grpc);
+        }
     };
     let peer = || context.arrival.peer.to_string();
     let trail = tracing_context::begin(&context.worker, &mut parts, |parts| normal.view(parts).host, peer);
     let account = Account { trail, ..account };
     if let Err(fault) = context.state.authorize(&context.arrival, Some(&normal.view(&parts))) {
         tracing::info!(peer = %context.arrival.peer, identity = ?context.arrival.identity, reason = fault.detail, policy = ?fault.object, "a request was refused");
-        return refuse(&context, account, &fault, grpc);
+        return refuse(&context, Pending::new(account), &fault, grpc);
     }
     if let Some(client_id) = &context.client_id {
         parts.headers.insert(CLIENT_ID.clone(), client_id.clone());
     }
+    let pending = Pending::new(account);
     match forward(&context, parts, body, said, asked).await {
-        Ok(response) => Tracked::respond(response, account, None),
-        Err(fault) => refuse(&context, account, &fault, grpc),
+        Ok(response) => pending.respond(response, None),
+        Err(fault) => refuse(&context, pending, &fault, grpc),
     }
 }
 
-fn refuse(context: &Context, mut account: Account, fault: &Fault, grpc: bool) -> Response<Tracked> {
+fn refuse(context: &Context, mut pending: Pending, fault: &Fault, grpc: bool) -> Response<Tracked> {
     context.worker.inbound_refusals.record(fault);
-    account.refused = Some(fault.code);
-    Tracked::respond(fault.response(grpc, context.meshed, Body::Text), account, None)
+    pending.note(|account| account.refused = Some(fault.code));
+    pending.respond(fault.response(grpc, context.meshed, Body::Text), None)
 }
 
 async fn forward(

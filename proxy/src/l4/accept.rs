@@ -36,10 +36,15 @@ impl Slots {
         }
     }
 
-    async fn take(self: &Rc<Self>) -> Slot {
+    /// Waits until one is free, without taking it.
+    async fn room(&self) {
         while self.used.get() >= self.max {
             self.freed.notified().await;
         }
+    }
+
+    async fn take(self: &Rc<Self>) -> Slot {
+        self.room().await;
         self.used.set(self.used.get() + 1);
         Slot(Rc::clone(self))
     }
@@ -52,7 +57,8 @@ pub struct Slot(Rc<Slots>);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.used.set(self.0.used.get().saturating_sub(1));
-        self.0.freed.notify_one();
+        // Whoever is told first may not need it.
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -67,16 +73,17 @@ pub async fn accept<F>(
 {
     tokio::pin!(stop);
     loop {
-        let slot = tokio::select! {
-            () = &mut stop => return,
-            slot = slots.take() => slot,
-        };
+        // A listener that waits for connections holds no slot: others may need them all.
         let accepted = tokio::select! {
             () = &mut stop => return,
-            accepted = listener.accept() => accepted,
+            accepted = async { slots.room().await; listener.accept().await } => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let slot = tokio::select! {
+                    () = &mut stop => return,
+                    slot = slots.take() => slot,
+                };
                 let serving = serve(stream, peer);
                 tokio::task::spawn_local(async move {
                     serving.await;

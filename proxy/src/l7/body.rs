@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{h1, h2 as mesh_h2};
+use crate::normal::headers::clean_trailers;
 
 /// Bytes read from a tunnel at once.
 const TUNNEL_READ: usize = 16 * 1024;
@@ -50,7 +51,7 @@ pub enum BodyError {
     Deadline,
 }
 
-impl mesh_h2::server::ResetReason for BodyError {
+impl mesh_h2::ResetReason for BodyError {
     fn reset_reason(&self) -> Reason {
         match self {
             Self::H2(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
@@ -103,6 +104,17 @@ impl Tunnel {
     }
 }
 
+/// Trailers pass the same filter as heads, whichever way they go.
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -114,8 +126,8 @@ impl HttpBody for Body {
                 let text = std::mem::take(text);
                 if text.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(Frame::data(text.into())))) }
             }
-            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::H1(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
+            Self::H2(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
             Self::Tunnel(tunnel) => tunnel.poll_frame(cx),
         }
     }

@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, TE, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 use mesh_api::names::is_reserved_header;
 
@@ -108,6 +108,30 @@ pub fn strip_reserved(headers: &mut HeaderMap) -> usize {
         headers.remove(name);
     }
     names.len()
+}
+
+/// Removes from trailers what only the mesh may set, and what would mean something to a recipient that merges them with
+/// the head: framing, routing and connection-specific fields (RFC 9110 §6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    static NEVER: [HeaderName; 7] = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, CONNECTION, TE, TRAILER, UPGRADE];
+    for name in NEVER.iter().chain([&KEEP_ALIVE, &PROXY_CONNECTION]) {
+        trailers.remove(name);
+    }
+    strip_reserved(trailers);
+}
+
+/// Joins what a caller of HTTP/2 may have sent in crumbs: HTTP/1 knows one line only (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Values that were valid each are valid together.
+    if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// `_` for `-`: some applications cannot tell them apart (CGI).

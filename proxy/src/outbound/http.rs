@@ -4,13 +4,13 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
-use mesh_api::{model::Protocol, names};
+use mesh_api::{model::Protocol, names, spiffe::SpiffeId};
 use tokio::time::{Instant, timeout_at};
 
 use super::destination::{Backend, Compiled, Destination};
 use crate::{
     balance::{Outcome, Pick},
-    exchange::{Account, Measure, Tracked},
+    exchange::{Account, Measure, Pending, Tracked, Trail},
     fault::{Code, Fault, is_grpc},
     l7::body::Body,
     normal::{self, headers},
@@ -63,28 +63,25 @@ pub(super) async fn handle(
         let fault = Fault::new(Code::RuleFailed, "the rule has no usable backend");
         return refuse(&worker, &compiled, &caller, fault, start);
     };
-    let mut trail = tracing_context::begin(&worker, &mut parts, |parts| normal.view(parts).host, String::new);
+    let trail = tracing_context::begin(&worker, &mut parts, |parts| normal.view(parts).host, String::new);
     forward.change_request(&mut parts.headers);
     let attempt = Attempt { worker: &worker, backend, forward, caller: &caller, start };
     let deadline = attempt.deadline();
+    let mut waiting = Waiting { attempt: &attempt, trail, over: false };
     match attempt.run(parts, body, asked, deadline).await {
         Ok(Answered { mut response, pick }) => {
             forward.change_response(response.headers_mut());
-            let peer = pick.payload().identity();
-            let metrics = backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer);
-            if let Some(trail) = trail.as_mut() {
+            if let Some(trail) = waiting.trail.as_mut() {
                 trail.peer = pick.endpoint().address.to_string();
             }
-            let account = Account { start, pick: Some(Box::new(Measured(pick))), trail, ..Account::begin(metrics) };
-            Tracked::respond(response, account, deadline)
+            let account = waiting.over(pick.payload().identity());
+            let account = Account { pick: Some(Box::new(Measured(pick))), ..account };
+            Pending::new(account).respond(response, deadline)
         }
         Err(fault) => {
             worker.outbound_refusals.record(&fault);
-            let peer = backend.usual_peer();
-            let metrics =
-                backend.metrics(&worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer.as_ref());
-            let account = Account { start, trail, refused: Some(fault.code), ..Account::begin(metrics) };
-            Tracked::respond(fault.response(caller.grpc, true, Body::Text), account, None)
+            let account = Account { refused: Some(fault.code), ..waiting.over(backend.usual_peer().as_ref()) };
+            Pending::new(account).respond(fault.response(caller.grpc, true, Body::Text), None)
         }
     }
 }
@@ -116,7 +113,7 @@ fn refuse(
     worker.outbound_refusals.record(&fault);
     let metrics = compiled.unrouted(worker, caller.protocol());
     let account = Account { start, refused: Some(fault.code), ..Account::begin(metrics) };
-    Tracked::respond(fault.response(caller.grpc, true, Body::Text), account, None)
+    Pending::new(account).respond(fault.response(caller.grpc, true, Body::Text), None)
 }
 
 struct Measured(Pick<Upstream>);
@@ -125,6 +122,31 @@ impl Measure for Measured {
     fn ended(self: Box<Self>, ok: bool) {
         let outcome = if ok { Outcome::Answered } else { Outcome::Failed };
         self.0.finish(outcome, Instant::now().into_std());
+    }
+}
+
+/// A request that has no response yet. Dropped like that, the caller gave it up: that is counted as well.
+struct Waiting<'a> {
+    attempt: &'a Attempt<'a>,
+    trail: Option<Box<Trail>>,
+    over: bool,
+}
+
+impl Waiting<'_> {
+    fn over(&mut self, peer: Option<&SpiffeId>) -> Account {
+        self.over = true;
+        let Attempt { worker, backend, forward, caller, start } = self.attempt;
+        let metrics = backend.metrics(worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer);
+        Account { start: *start, trail: self.trail.take(), ..Account::begin(metrics) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let peer = self.attempt.backend.usual_peer();
+            drop(Pending::new(self.over(peer.as_ref())));
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         body::Body,
         h1::{self, ClientConfig, ClientErrorKind, Connection, Retry},
     },
+    normal::headers::join_cookies,
 };
 
 /// Idle connections kept.
@@ -47,8 +48,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub(super) async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub(super) async fn send(self, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
         let Self { pool, connection, kept } = self;
+        join_cookies(request.headers_mut());
         // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
         // on a new one, but only what may be sent twice.
         let again = (kept && is_repeatable(request.method(), request.body())).then(|| copy_of(&request));

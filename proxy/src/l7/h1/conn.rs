@@ -269,12 +269,8 @@ impl Core {
             if self.continue_pending {
                 self.continue_pending = false;
                 self.wbuf.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            }
-            if !self.wbuf.is_empty()
-                && let Poll::Ready(Err(error)) = self.poll_flush(cx)
-            {
-                self.fail(BodyError::Io(error.kind()));
-                continue;
+                // The owner writes, nobody else: of two tasks that wait to write, the socket wakes only one.
+                self.wake_owner();
             }
             match ready!(self.poll_body_fill(cx)) {
                 Ok(()) => self.body.advance(&mut self.rbuf, self.eof),

@@ -111,6 +111,12 @@ pub enum SendFault<E> {
     Reset(Option<Reason>),
 }
 
+/// Maps a failing body to the code that the peer sees.
+pub trait ResetReason {
+    /// The code for `RST_STREAM`.
+    fn reset_reason(&self) -> Reason;
+}
+
 /// Sends a whole body, as fast as the peer gives credit, and its trailers.
 ///
 /// # Errors
@@ -118,6 +124,7 @@ pub enum SendFault<E> {
 pub async fn send_body<B>(mut body: B, stream: &mut SendStream<Bytes>) -> Result<(), SendFault<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: ResetReason,
 {
     loop {
         match next_frame(&mut body, stream).await? {
@@ -140,7 +147,7 @@ where
                 }
             },
             Some(Err(error)) => {
-                stream.send_reset(Reason::INTERNAL_ERROR);
+                stream.send_reset(error.reset_reason());
                 return Err(SendFault::Body(error));
             }
         }

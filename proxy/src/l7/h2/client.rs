@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Incoming,
-    body::{Upload, send_body},
+    body::{ResetReason, Upload, send_body},
     server::keep_alive,
 };
 
@@ -22,7 +22,8 @@ use super::{
 pub struct Limits {
     /// Bytes a stream may send before we have taken them.
     pub stream_window: u32,
-    /// Bytes a connection may send before we have taken them.
+    /// Bytes a connection may send before we have taken them. Many times what one stream may: readers that do not read
+    /// must not use up what all others need.
     pub connection_window: u32,
     /// Streams at once.
     pub max_streams: u32,
@@ -40,7 +41,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             stream_window: 256 * 1024,
-            connection_window: 1024 * 1024,
+            connection_window: 64 * 1024 * 1024,
             max_streams: 1024,
             max_header_list: 64 * 1024,
             send_buffer: 128 * 1024,
@@ -130,6 +131,7 @@ pub async fn send<B>(
 ) -> Result<Response<Incoming>, RequestError>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: ResetReason,
 {
     let bodyless = body.is_end_stream();
     let (response, mut stream) = sender.send_request(head, bodyless).map_err(RequestError::NotSent)?;

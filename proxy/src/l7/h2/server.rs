@@ -4,7 +4,7 @@ use std::{future::Future, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Incoming,
-    body::{SendFault, send_body},
+    body::{ResetReason, send_body},
     client::{Limits, content_length},
 };
 
@@ -26,12 +26,6 @@ pub enum ServeError {
     /// The connection broke, or broke the rules.
     #[error("HTTP/2: {0}")]
     Connection(#[from] h2::Error),
-}
-
-/// Maps a service's failing body to the code that the client sees.
-pub trait ResetReason {
-    /// The code for `RST_STREAM`.
-    fn reset_reason(&self) -> Reason;
 }
 
 /// Serves a connection until its client leaves or `drain` completes and the streams in flight are done.
@@ -107,6 +101,7 @@ where
     B::Error: ResetReason,
 {
     let length = content_length(request.headers());
+    let asks_for_body = request.method() != Method::HEAD;
     let request = request.map(|body| Incoming::new(body, length));
     // The caller gave up: dropping the service's future cancels all that it does.
     let response = tokio::select! {
@@ -115,12 +110,11 @@ where
         _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     let (parts, body) = response.into_parts();
-    let bodyless = body.is_end_stream();
+    let bodyless = body.is_end_stream() || !asks_for_body;
     let Ok(mut sender) = respond.send_response(Response::from_parts(parts, ()), bodyless) else { return };
     if bodyless {
         return;
     }
-    if let Err(SendFault::Body(error)) = send_body(body, &mut sender).await {
-        sender.send_reset(error.reset_reason());
-    }
+    // However it failed, the stream is reset by now.
+    let _ = send_body(body, &mut sender).await;
 }
