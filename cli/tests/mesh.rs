@@ -249,7 +249,7 @@ async fn load(upstream: &str, stop: tokio::sync::watch::Receiver<bool>) -> (u32,
 #[tokio::test]
 async fn a_rolling_restart_loses_no_request() {
     let two = |net: &str| format!("{}---\n{}", shop(net), web(net, 2, env!("CARGO_BIN_EXE_meshctl")));
-    let up = Up::start(two, &[]).await;
+    let up = Up::start(two, &["--set", "proxy.log.level=info,mesh_proxy=debug"]).await;
     let upstream = format!("{}.1.1:19001", up.net);
     up.answers(&upstream, "payments 2\n").await;
     let (tell, stop) = tokio::sync::watch::channel(false);
@@ -272,12 +272,14 @@ async fn a_rolling_restart_loses_no_request() {
         good += one;
         bad.extend(others);
     }
+    let log = || fs::read_to_string(up.state().join("logs/shop.client.sidecar.log")).unwrap();
+    let first = &bad[..bad.len().min(5)];
     assert!(
-        bad.is_empty() && good > 100,
-        "{good} answered, {} lost: {:#?}\n{}",
+        first.is_empty() && good > 100,
+        "{good} answered, {} lost: {first:#?}\n{}\n{}",
         bad.len(),
-        &bad[..bad.len().min(5)],
-        up.said()
+        up.said(),
+        log()
     );
     up.end(Signal::SIGTERM).await;
 }

@@ -1,5 +1,7 @@
 //! Applications and clients that break HTTP/1.1, through two sidecars: whoever breaks it is told, nobody else notices.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use mesh_api::model::{

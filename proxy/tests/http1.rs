@@ -1,5 +1,7 @@
 //! HTTP/1.1 through two sidecars: framing, expectations, interim answers, pipelining, clients that leave.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::{

@@ -1,5 +1,6 @@
 //! Applications and their clients: HTTP/1.1 written and read by hand, so that every byte is seen; HTTP/2 by `h2`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::{
