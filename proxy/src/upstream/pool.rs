@@ -27,6 +27,11 @@ const IDLE: Duration = Duration::from_secs(4);
 /// A request that must not be sent twice uses a kept connection only where it was used within this time: then the
 /// server is not just about to close it.
 const FRESH: Duration = Duration::from_millis(500);
+/// For a server that was seen to close connections sooner, half of their age then; nothing where they were younger than
+/// this.
+const HASTY: Duration = Duration::from_millis(50);
+/// That is remembered for so long.
+const MEMORY: Duration = Duration::from_secs(60);
 /// How long a server may be silent, or take no bytes. Long polls and event streams are silent for hours, and rightly so:
 /// that nobody waits any more is known from the caller, that the server has vanished from TCP. This is for what both
 /// have forgotten.
@@ -41,6 +46,8 @@ pub(super) struct Pool {
     /// The most recently used last.
     idle: RefCell<Vec<(Connection, Instant)>>,
     open: Cell<usize>,
+    /// What was lately the shortest time after which the server closed a kept connection, and when that was seen.
+    closed_after: Cell<Option<(Duration, Instant)>>,
     sweeping: Cell<bool>,
 }
 
@@ -48,7 +55,8 @@ pub(super) struct Pool {
 pub struct Ready {
     pool: Rc<Pool>,
     connection: Connection,
-    kept: bool,
+    /// Since when it was kept, where it was.
+    kept: Option<Instant>,
 }
 
 impl Ready {
@@ -57,8 +65,15 @@ impl Ready {
         join_cookies(request.headers_mut());
         // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
         // on a new one, but only what may be sent twice.
-        let again = (kept && is_repeatable(request.method(), request.body())).then(|| copy_of(&request));
-        match (pool.send_on(connection, request).await, again) {
+        let again = (kept.is_some() && is_repeatable(request.method(), request.body())).then(|| copy_of(&request));
+        let begun = Instant::now();
+        let sent = pool.send_on(connection, request).await;
+        if let (Err(error), Some(since)) = (&sent, kept)
+            && error.retry() != Retry::Never
+        {
+            pool.closed_after(begun.duration_since(since), begun);
+        }
+        match (sent, again) {
             (Err(error), Some(request)) if error.retry() != Retry::Never => {
                 let connection = pool.connect().await?;
                 pool.send_on(connection, request).await.map_err(|error| failed(&error))
@@ -90,6 +105,7 @@ impl Pool {
             },
             idle: RefCell::default(),
             open: Cell::new(0),
+            closed_after: Cell::new(None),
             sweeping: Cell::new(false),
         })
     }
@@ -98,8 +114,8 @@ impl Pool {
     /// twice gets one that was used a moment ago, or a new one.
     pub(super) async fn ready(self: &Rc<Self>, repeatable: bool) -> Result<Ready, SendError> {
         let (connection, kept) = match self.take(repeatable) {
-            Some(connection) => (connection, true),
-            None => (self.connect().await?, false),
+            Some((connection, since)) => (connection, Some(since)),
+            None => (self.connect().await?, None),
         };
         Ok(Ready { pool: Rc::clone(self), connection, kept })
     }
@@ -125,20 +141,50 @@ impl Pool {
         Ok(response.await?.map(Body::H1))
     }
 
-    fn take(&self, repeatable: bool) -> Option<Connection> {
+    fn take(&self, repeatable: bool) -> Option<(Connection, Instant)> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
         while let Some((connection, since)) = idle.pop() {
             let age = now.duration_since(since);
-            if age < IDLE && connection.is_alive() {
-                if repeatable || age < FRESH {
-                    return Some(connection);
-                }
-                idle.push((connection, since));
-                return None;
+            if age >= IDLE {
+                continue;
             }
+            if !connection.is_alive() {
+                self.closed_after(age, now);
+                continue;
+            }
+            if repeatable || age < self.fresh(now) {
+                return Some((connection, since));
+            }
+            idle.push((connection, since));
+            return None;
         }
         None
+    }
+
+    /// How young a kept connection must be for what must not be sent twice.
+    fn fresh(&self, now: Instant) -> Duration {
+        match self.closed_after.get() {
+            Some((age, seen)) if now.duration_since(seen) < MEMORY => {
+                if age < HASTY {
+                    Duration::ZERO
+                } else {
+                    FRESH.min(age / 2)
+                }
+            }
+            _ => FRESH,
+        }
+    }
+
+    /// The server closed a connection that was kept for at most `age`.
+    fn closed_after(&self, age: Duration, now: Instant) {
+        let shortest = match self.closed_after.get() {
+            Some((known, seen)) if now.duration_since(seen) < MEMORY => known.min(age),
+            _ => age,
+        };
+        if age <= FRESH * 2 {
+            self.closed_after.set(Some((shortest, now)));
+        }
     }
 
     fn put(self: &Rc<Self>, connection: Connection) {
