@@ -28,6 +28,19 @@ pub const HEADER_UPGRADE: &str = "mesh-upgrade";
 /// The caller's connection, once it is turned, and whoever waits for its bytes.
 type Caller = (OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>);
 
+/// True where a list of protocols names HTTP/2: its requests would pass every rule inside a tunnel. It is agreed on by
+/// other means (RFC 9113 section 3.1).
+#[must_use]
+pub fn is_http2(protocols: &HeaderValue) -> bool {
+    protocols.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|protocol| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
+        let version = protocol.get(name.len()..).unwrap_or_default();
+        name.eq_ignore_ascii_case(b"h2c")
+            || name.eq_ignore_ascii_case(b"h2")
+            || (name.eq_ignore_ascii_case(b"http") && version.contains(&b'2'))
+    })
+}
+
 /// What a connection of HTTP/1 carries once its requests are over: nothing, or a tunnel. It stays the connection's own
 /// task that carries it, so that tunnels are counted, bounded and drained as connections are.
 #[derive(Default)]

@@ -89,7 +89,9 @@ impl Said {
         }
         let http2 = parts.headers.get(names::HEADER_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        Self { version, upgrade: parts.headers.get(HEADER_UPGRADE).cloned() }
+        // A peer that is known is not therefore trusted: it may not ask for what callers may not.
+        let upgrade = parts.headers.get(HEADER_UPGRADE).filter(|protocol| !tunnel::is_http2(protocol)).cloned();
+        Self { version, upgrade }
     }
 }
 
