@@ -7,11 +7,10 @@
 pub mod dial;
 mod link;
 mod pool;
+mod replay;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use mesh_api::{spiffe::SpiffeId, sys::Sys, tls::Keeper};
@@ -22,6 +21,9 @@ use crate::{
     l7::body::Body,
     telemetry::Telemetry,
 };
+
+/// Connections to one endpoint that each carry many requests.
+const MAX_LINKS: usize = 4;
 
 /// What all endpoints of one worker have in common.
 pub struct Dialer {
@@ -59,13 +61,17 @@ pub struct SendError {
     pub fault: Fault,
     /// True where the endpoint cannot have worked on the request.
     pub unprocessed: bool,
+    /// True where the connection broke before there was an answer: what does no harm twice may be tried elsewhere.
+    pub lost: bool,
+    /// The request's body, where it is still whole.
+    pub body: Option<Body>,
     /// For the log.
     pub cause: String,
 }
 
 impl SendError {
-    fn new(code: Code, detail: &'static str, unprocessed: bool, cause: impl ToString) -> Self {
-        Self { fault: Fault::new(code, detail), unprocessed, cause: cause.to_string() }
+    pub(crate) fn new(code: Code, detail: &'static str, unprocessed: bool, cause: impl ToString) -> Self {
+        Self { fault: Fault::new(code, detail), unprocessed, lost: false, body: None, cause: cause.to_string() }
     }
 }
 
@@ -74,7 +80,8 @@ pub struct Upstream {
     dialer: Rc<Dialer>,
     address: SocketAddr,
     identity: Option<SpiffeId>,
-    link: Rc<Link>,
+    /// One, unless more streams are open than one can carry.
+    links: RefCell<Vec<Rc<Link>>>,
     pool: Rc<Pool>,
 }
 
@@ -82,8 +89,20 @@ impl Upstream {
     /// No connection is made before the first request. With an identity the peer must prove it.
     #[must_use]
     pub fn new(dialer: &Rc<Dialer>, address: SocketAddr, identity: Option<SpiffeId>) -> Self {
-        let link = Link::new(dialer, address, identity.clone());
-        Self { dialer: Rc::clone(dialer), address, identity, link, pool: Pool::new(dialer, address) }
+        let links = RefCell::new(vec![Link::new(dialer, address, identity.clone())]);
+        Self { dialer: Rc::clone(dialer), address, identity, links, pool: Pool::new(dialer, address) }
+    }
+
+    /// The first link that has room; where none has, another, as long as they are few.
+    fn link(&self) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        let free = links.iter().find(|link| link.has_room()).or(links.get(MAX_LINKS - 1));
+        if let Some(link) = free {
+            return Rc::clone(link);
+        }
+        let link = Link::new(&self.dialer, self.address, self.identity.clone());
+        links.push(Rc::clone(&link));
+        link
     }
 
     /// Whom the peer must prove to be; `None`: it is no member.
@@ -106,7 +125,7 @@ impl Upstream {
     /// [`SendError`]; nothing was sent.
     pub async fn ready(&self, version: Version, repeatable: bool) -> Result<Ready, SendError> {
         if self.identity.is_some() || version == Version::HTTP_2 {
-            self.link.sender().await.map(Ready::Link)
+            self.link().ready().await.map(Ready::Link)
         } else {
             self.pool.ready(repeatable).await.map(Ready::Pool)
         }
@@ -132,7 +151,7 @@ impl Upstream {
 /// A place for exactly one request.
 pub enum Ready {
     /// A stream of the link.
-    Link(SendRequest<Bytes>),
+    Link(link::Ready),
     /// A connection of the pool.
     Pool(pool::Ready),
 }
@@ -144,7 +163,7 @@ impl Ready {
     /// [`SendError`].
     pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         match self {
-            Self::Link(sender) => link::send(sender, request).await,
+            Self::Link(ready) => link::send(ready, request).await,
             Self::Pool(ready) => ready.send(request).await,
         }
     }

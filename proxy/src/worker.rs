@@ -59,8 +59,10 @@ pub struct Worker {
     pub open: [Gauge; 2],
     /// Decides which traces that begin here are recorded.
     pub sampler: Sampler,
-    /// Tries that were repeated.
+    /// Tries that were repeated: the first cannot have been worked on.
     pub retries: Counter,
+    /// Tries that were repeated: the first got no answer, and doing it twice does no harm.
+    pub retries_lost: Counter,
     carried: [Transferred; 2],
     phase: watch::Receiver<Phase>,
     random: RefCell<StdRng>,
@@ -82,6 +84,8 @@ impl Worker {
             let label = Label::from_static_parts("direction", direction.as_str());
             telemetry.gauge("mesh_connections_open", vec![label])
         };
+        let retries =
+            |reason| telemetry.counter("mesh_retries_total", vec![Label::from_static_parts("reason", reason)]);
         Rc::new(Self {
             sys: sys.clone(),
             config: Arc::clone(config),
@@ -96,7 +100,8 @@ impl Worker {
             outbound_http1: Rc::new(http1_limits(telemetry, Direction::Outbound)),
             open: [gauge(Direction::Inbound), gauge(Direction::Outbound)],
             sampler: Sampler::ratio(telemetry.trace_ratio),
-            retries: telemetry.counter("mesh_retries_total", vec![Label::from_static_parts("reason", "unprocessed")]),
+            retries: retries("unprocessed"),
+            retries_lost: retries("connection-lost"),
             carried: [Direction::Inbound, Direction::Outbound].map(|direction| Transferred::new(telemetry, direction)),
             phase,
             random: RefCell::new(sys.entropy.rng()),

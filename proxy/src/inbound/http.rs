@@ -15,7 +15,7 @@ use crate::{
     telemetry::metrics::RequestMetrics,
     tracing_context,
     tunnel::{self, Afterwards, Asked, HEADER_UPGRADE},
-    upstream::{Upstream, is_repeatable},
+    upstream::{SendError, Upstream, is_repeatable},
     worker::Worker,
 };
 
@@ -144,11 +144,6 @@ async fn forward(
 ) -> Result<Response<Body>, Fault> {
     let upgrading = said.upgrade.is_some() || asked.is_some();
     parts.version = if upgrading { Version::HTTP_11 } else { version(context, &said) };
-    let repeatable = is_repeatable(&parts.method, &body);
-    let ready = context.app.ready(parts.version, repeatable).await.map_err(|error| {
-        tracing::debug!(app = %context.app.address(), cause = error.cause, "the application was not reached");
-        error.fault
-    })?;
     let (body, tunnel) = match (&said.upgrade, &asked) {
         (Some(protocol), _) => {
             parts.headers.insert(UPGRADE, protocol.clone());
@@ -157,11 +152,7 @@ async fn forward(
         (None, Some(asked)) => (asked.prepare(&mut parts, false), None),
         (None, None) => (body, None),
     };
-    let sent = ready.send(Request::from_parts(parts, body)).await;
-    let mut response = sent.map_err(|error| {
-        tracing::debug!(app = %context.app.address(), cause = error.cause, "the application did not answer");
-        error.fault
-    })?;
+    let mut response = send(context, parts, body).await?;
     let upgrade = response.headers().get(UPGRADE).cloned();
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_reserved(response.headers_mut());
@@ -174,6 +165,30 @@ async fn forward(
         (_, Some(asked)) => asked.complete(response, false),
         _ => Ok(response),
     }
+}
+
+/// Sends to the application. What it did not look at, for it ended the connection just then, is sent on another one.
+async fn send(context: &Context, parts: Parts, body: Body) -> Result<Response<Body>, Fault> {
+    let spare = (parts.version == Version::HTTP_2).then(|| parts.clone());
+    let error = match once(context, parts, body).await {
+        Ok(response) => return Ok(response),
+        Err(error) => error,
+    };
+    match (spare, error.body) {
+        (Some(parts), Some(body)) if error.unprocessed => once(context, parts, body).await.map_err(|error| error.fault),
+        _ => Err(error.fault),
+    }
+}
+
+async fn once(context: &Context, parts: Parts, body: Body) -> Result<Response<Body>, SendError> {
+    let repeatable = is_repeatable(&parts.method, &body);
+    let sent = async {
+        let ready = context.app.ready(parts.version, repeatable).await?;
+        ready.send(Request::from_parts(parts, body)).await
+    };
+    sent.await.inspect_err(|error| {
+        tracing::debug!(app = %context.app.address(), cause = error.cause, "the application did not answer");
+    })
 }
 
 /// What the application is spoken to in: what its port is declared to speak, else what the caller speaks.

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, ReadBuf, ReadHalf},
@@ -32,6 +33,54 @@ pub enum Body {
     H2(mesh_h2::Incoming),
     /// The bytes of a connection that was upgraded, or will be.
     Tunnel(Tunnel),
+    /// Another body, of which a part was taken before.
+    Again(Box<Again>),
+}
+
+/// A body whose beginning is to be sent again.
+#[derive(Debug)]
+pub struct Again {
+    sent: std::vec::IntoIter<Sent>,
+    rest: Body,
+}
+
+/// What was sent of it.
+#[derive(Debug)]
+pub enum Sent {
+    /// Bytes.
+    Data(Bytes),
+    /// Trailers.
+    Trailers(HeaderMap),
+}
+
+impl Again {
+    /// First `sent`, then `rest`.
+    #[must_use]
+    pub fn new(sent: Vec<Sent>, rest: Body) -> Self {
+        Self { sent: sent.into_iter(), rest }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.sent.next() {
+            Some(Sent::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Sent::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let sent = self.sent.as_slice().iter().map(|sent| match sent {
+            Sent::Data(data) => data.len() as u64,
+            Sent::Trailers(_) => 0,
+        });
+        let (sent, rest) = (sent.sum::<u64>(), self.rest.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + sent);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + sent);
+        }
+        hint
+    }
 }
 
 /// Why a body ended before its end. What was received must not be taken for complete.
@@ -138,6 +187,7 @@ impl HttpBody for Body {
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
             Self::H2(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
             Self::Tunnel(tunnel) => tunnel.poll_frame(cx),
+            Self::Again(body) => body.poll_frame(cx),
         }
     }
 
@@ -148,6 +198,7 @@ impl HttpBody for Body {
             Self::H1(body) => body.is_end_stream(),
             Self::H2(body) => body.is_end_stream(),
             Self::Tunnel(_) => false,
+            Self::Again(body) => body.sent.as_slice().is_empty() && body.rest.is_end_stream(),
         }
     }
 
@@ -158,6 +209,7 @@ impl HttpBody for Body {
             Self::H1(body) => body.size_hint(),
             Self::H2(body) => body.size_hint(),
             Self::Tunnel(_) => SizeHint::new(),
+            Self::Again(body) => body.size_hint(),
         }
     }
 }

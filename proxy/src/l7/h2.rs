@@ -6,5 +6,7 @@
 pub mod body;
 pub mod client;
 pub mod server;
+mod streams;
 
 pub use body::{BodyError, Incoming, ResetReason, send_body};
+pub use streams::{Slot, Streams};

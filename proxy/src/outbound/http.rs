@@ -156,6 +156,22 @@ struct Answered {
     pick: Pick<Upstream>,
 }
 
+/// Why an endpoint gave no answer, and what that says about another try.
+struct Failed {
+    fault: Fault,
+    unprocessed: bool,
+    lost: bool,
+    body: Option<Body>,
+    endpoint: Option<SocketAddr>,
+}
+
+impl From<Fault> for Failed {
+    /// All that may be tried has been.
+    fn from(fault: Fault) -> Self {
+        Self { fault, unprocessed: false, lost: false, body: None, endpoint: None }
+    }
+}
+
 /// One request on its way to one backend.
 struct Attempt<'a> {
     worker: &'a Rc<Worker>,
@@ -174,29 +190,13 @@ impl Attempt<'_> {
 
     async fn run(
         &self,
-        mut parts: Parts,
+        parts: Parts,
         body: Body,
         asked: Option<Asked>,
         deadline: Option<Instant>,
     ) -> Result<Answered, Fault> {
-        let version = if asked.is_some() { Version::HTTP_11 } else { self.version() };
-        let repeatable = is_repeatable(&parts.method, &body);
         let deadline = deadline.unwrap_or_else(|| self.start + FAR);
-        let sent = async {
-            let (ready, pick) = self.ready(version, repeatable).await?;
-            let meshed = pick.payload().identity().is_some();
-            parts.version = version;
-            if meshed {
-                let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
-                parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
-            }
-            let body = asked.as_ref().map_or(body, |asked| asked.prepare(&mut parts, meshed));
-            match ready.send(Request::from_parts(parts, body)).await {
-                Ok(response) => Ok(Answered { response, pick }),
-                Err(error) => Err(self.failed(error, pick)),
-            }
-        };
-        let answered = timeout_at(deadline, sent).await;
+        let answered = timeout_at(deadline, self.send(parts, body, asked.as_ref())).await;
         let mut answered = answered.map_err(|_| Fault::new(Code::Timeout, "the route's deadline passed"))??;
         let meshed = self.clean(&mut answered);
         if let Some(asked) = asked {
@@ -205,9 +205,61 @@ impl Attempt<'_> {
         Ok(answered)
     }
 
+    /// Sends; once more, to another endpoint, what got no answer and cannot have been worked on, or may be twice.
+    async fn send(&self, parts: Parts, body: Body, asked: Option<&Asked>) -> Result<Answered, Fault> {
+        let repeatable = is_repeatable(&parts.method, &body);
+        let elsewhere = self.backend.balancer.borrow().ready() > 1;
+        let spare = (elsewhere && asked.is_none()).then(|| parts.clone());
+        let failed = match self.once(parts, body, asked, None, repeatable).await {
+            Ok(answered) => return Ok(answered),
+            Err(failed) => failed,
+        };
+        let (Some(parts), Some(body), true) = (spare, failed.body, failed.unprocessed || (failed.lost && repeatable))
+        else {
+            return Err(failed.fault);
+        };
+        let retries = if failed.unprocessed { &self.worker.retries } else { &self.worker.retries_lost };
+        retries.increment(1);
+        let again = self.once(parts, body, None, failed.endpoint, repeatable).await;
+        again.map_err(|failed| failed.fault)
+    }
+
+    /// Sends to one endpoint that takes the request.
+    async fn once(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        asked: Option<&Asked>,
+        excluded: Option<SocketAddr>,
+        repeatable: bool,
+    ) -> Result<Answered, Failed> {
+        parts.version = if asked.is_some() { Version::HTTP_11 } else { self.version() };
+        let (ready, pick) = self.ready(parts.version, repeatable, excluded).await?;
+        let meshed = pick.payload().identity().is_some();
+        if meshed {
+            let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
+            parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
+        }
+        let body = asked.map_or(body, |asked| asked.prepare(&mut parts, meshed));
+        match ready.send(Request::from_parts(parts, body)).await {
+            Ok(response) => Ok(Answered { response, pick }),
+            Err(mut error) => Err(Failed {
+                unprocessed: error.unprocessed,
+                lost: error.lost,
+                body: error.body.take(),
+                endpoint: Some(pick.endpoint().address),
+                fault: self.failed(error, pick),
+            }),
+        }
+    }
+
     /// An endpoint that takes one request at once; on failure another one. The body has not been touched.
-    async fn ready(&self, version: Version, repeatable: bool) -> Result<(Ready, Pick<Upstream>), Fault> {
-        let mut excluded = None;
+    async fn ready(
+        &self,
+        version: Version,
+        repeatable: bool,
+        mut excluded: Option<SocketAddr>,
+    ) -> Result<(Ready, Pick<Upstream>), Fault> {
         let mut last = Fault::new(Code::NoEndpoints, "the destination has no ready endpoint");
         for tried in 0..TRIES {
             let Some(pick) = self.choose(excluded) else { break };

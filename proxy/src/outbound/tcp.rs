@@ -10,7 +10,7 @@ use super::destination::Destination;
 use crate::{
     balance::{Outcome, Pick},
     carry::between,
-    fault::{Code, Fault},
+    fault::Code,
     l4::Prefixed,
     sniff::AsyncReadable,
     telemetry::metrics::Direction,
@@ -54,11 +54,7 @@ pub(super) async fn dial(destination: Rc<Destination>) -> Result<Dialled, SendEr
             }
         }
     }
-    Err(last.unwrap_or_else(|| SendError {
-        fault: Fault::new(Code::NoEndpoints, "the destination has no ready endpoint"),
-        unprocessed: true,
-        cause: String::new(),
-    }))
+    Err(last.unwrap_or_else(|| SendError::new(Code::NoEndpoints, "the destination has no ready endpoint", true, "")))
 }
 
 fn choose(destination: &Destination, excluded: Option<SocketAddr>) -> Option<Pick<Upstream>> {

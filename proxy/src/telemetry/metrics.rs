@@ -66,8 +66,9 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "mesh_retries_total",
         kind: "counter",
-        labels: "reason",
-        meaning: "Requests that were tried once more, because the first try cannot have been worked on.",
+        labels: "reason (unprocessed, connection-lost)",
+        meaning: "Requests that were tried once more: the first try cannot have been worked on, or its connection broke \
+                  before it was answered and the request does no harm twice.",
     },
     Metric {
         name: "mesh_certificate_expiry_timestamp_seconds",

@@ -20,16 +20,22 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Dialer, SendError, dial};
+use super::{Dialer, SendError, dial, replay};
 use crate::{
-    fault::{Code, Fault},
+    fault::Code,
     l7::{
         body::Body,
-        h2::client::{self, Limits, RequestError},
+        h2::{
+            Slot, Streams,
+            client::{self, Limits, RequestError},
+        },
     },
 };
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<SendRequest<Bytes>, Rc<SendError>>>>;
+
+/// Streams at once, where the peer allows as many.
+const MAX_STREAMS: usize = 1024;
 
 enum State {
     Down,
@@ -46,6 +52,13 @@ pub(super) struct Link {
     /// Counts connections: what happens to an older one does not concern the newer.
     generation: Cell<u64>,
     pending: Cell<usize>,
+    streams: Rc<Streams>,
+}
+
+/// A stream that may be opened at once.
+pub struct Ready {
+    sender: SendRequest<Bytes>,
+    slot: Slot,
 }
 
 impl Link {
@@ -57,12 +70,29 @@ impl Link {
             state: RefCell::new(State::Down),
             generation: Cell::new(0),
             pending: Cell::new(0),
+            streams: Rc::default(),
         })
     }
 
-    /// A handle that may open one stream. Waits for the connection, and for a free stream on it, in bounded number and
-    /// time.
-    pub(super) async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    /// True where another stream can be opened without waiting for one to end.
+    pub(super) fn has_room(&self) -> bool {
+        self.streams.open() < self.limit()
+    }
+
+    /// As many streams as the peer takes, as far as that is known.
+    fn limit(&self) -> usize {
+        match &*self.state.borrow() {
+            // One stands for not known yet: the codec holds the others back until it is.
+            State::Up(sender) => match sender.current_max_send_streams() {
+                1 => MAX_STREAMS,
+                limit => limit.min(MAX_STREAMS),
+            },
+            State::Down | State::Connecting(_) => MAX_STREAMS,
+        }
+    }
+
+    /// A place for one stream. Waits for the connection, and for a free stream on it, in bounded number and time.
+    pub(super) async fn ready(self: &Rc<Self>) -> Result<Ready, SendError> {
         if self.pending.get() >= self.dialer.max_pending {
             return Err(SendError::new(
                 Code::Overloaded,
@@ -72,13 +102,16 @@ impl Link {
             ));
         }
         let _waiting = Waiting::begin(&self.pending);
-        let waited = timeout(self.dialer.connect_timeout, self.ready_sender()).await;
-        waited.unwrap_or_else(|_| {
+        let waited = timeout(self.dialer.connect_timeout, async {
+            let slot = self.streams.take(|| self.limit()).await;
+            Ok(Ready { sender: self.sender().await?, slot })
+        });
+        waited.await.unwrap_or_else(|_| {
             Err(SendError::new(Code::Overloaded, "the endpoint takes no more requests", true, "no free stream in time"))
         })
     }
 
-    async fn ready_sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
         // A connection may be found closed when it is to be used: then there is one more try with a new one.
         let mut last = None;
         for _ in 0..2 {
@@ -96,40 +129,39 @@ impl Link {
     }
 
     async fn connected(self: &Rc<Self>) -> Result<(SendRequest<Bytes>, u64), SendError> {
-        let connecting = {
-            let mut state = self.state.borrow_mut();
-            match &*state {
-                State::Up(sender) => return Ok((sender.clone(), self.generation.get())),
-                State::Connecting(connecting) => connecting.clone(),
-                State::Down => {
-                    self.generation.set(self.generation.get() + 1);
-                    let connecting = connect(Rc::clone(self), self.generation.get()).boxed_local().shared();
-                    *state = State::Connecting(connecting.clone());
-                    connecting
-                }
-            }
+        let connecting = match &*self.state.borrow() {
+            State::Up(sender) => return Ok((sender.clone(), self.generation.get())),
+            State::Connecting(connecting) => Some(connecting.clone()),
+            State::Down => None,
         };
+        let connecting = connecting.unwrap_or_else(|| self.connect());
         let generation = self.generation.get();
         match connecting.await {
-            Ok(sender) => {
-                if self.generation.get() == generation {
-                    let mut state = self.state.borrow_mut();
-                    if matches!(*state, State::Connecting(_)) {
-                        *state = State::Up(sender.clone());
-                    }
-                }
-                Ok((sender, generation))
-            }
-            Err(error) => {
-                self.lost(generation);
-                Err(SendError { fault: error.fault.clone(), unprocessed: true, cause: error.cause.clone() })
-            }
+            Ok(sender) => Ok((sender, generation)),
+            Err(error) => Err(SendError::new(error.fault.code, error.fault.detail, true, &error.cause)),
         }
+    }
+
+    /// Begins to connect. A task of its own sees it through: whoever waits for it may give up.
+    fn connect(self: &Rc<Self>) -> Connecting {
+        let generation = self.generation.get() + 1;
+        self.generation.set(generation);
+        let connecting = connect(Rc::clone(self), generation).boxed_local().shared();
+        self.state.replace(State::Connecting(connecting.clone()));
+        let (link, outcome) = (Rc::clone(self), connecting.clone());
+        tokio::task::spawn_local(async move {
+            let state = outcome.await.map_or(State::Down, State::Up);
+            let is_current = link.generation.get() == generation;
+            if is_current && matches!(&*link.state.borrow(), State::Connecting(_)) {
+                link.state.replace(state);
+            }
+        });
+        connecting
     }
 
     fn lost(&self, generation: u64) {
         if self.generation.get() == generation {
-            *self.state.borrow_mut() = State::Down;
+            self.state.replace(State::Down);
         }
     }
 }
@@ -180,11 +212,20 @@ where
 }
 
 /// Sends one request.
-pub(super) async fn send(mut sender: SendRequest<Bytes>, request: Request<Body>) -> Result<Response<Body>, SendError> {
+pub(super) async fn send(ready: Ready, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    let Ready { mut sender, slot } = ready;
     let (head, body) = head_for_http2(request)?;
-    match client::send(&mut sender, head, body).await {
-        Ok(response) => Ok(response.map(Body::H2)),
-        Err(error) => Err(failed(&error)),
+    if body.is_end_stream() {
+        let sent = client::send(&mut sender, slot, head, body).await;
+        return sent.map(|response| response.map(Body::H2)).map_err(|error| failed(&error, Some(Body::Empty)));
+    }
+    let (body, kept) = replay::record(body);
+    match client::send(&mut sender, slot, head, body).await {
+        Ok(response) => {
+            kept.forget();
+            Ok(response.map(Body::H2))
+        }
+        Err(error) => Err(failed(&error, kept.again())),
     }
 }
 
@@ -212,12 +253,13 @@ fn head_for_http2(request: Request<Body>) -> Result<(Request<()>, Body), SendErr
     Ok((Request::from_parts(parts, ()), body))
 }
 
-fn failed(error: &RequestError) -> SendError {
+/// Why there is no answer; with the request's `body`, where it is still whole.
+fn failed(error: &RequestError, body: Option<Body>) -> SendError {
     let unprocessed = error.is_unprocessed();
     let (code, detail) = if unprocessed {
         (Code::ConnectFailed, "the endpoint took no more requests")
     } else {
         (Code::UpstreamReset, "the endpoint broke the request off")
     };
-    SendError { fault: Fault::new(code, detail), unprocessed, cause: error.to_string() }
+    SendError { lost: error.is_connection_lost(), body, ..SendError::new(code, detail, unprocessed, error) }
 }

@@ -12,6 +12,8 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::Slot;
+
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -38,6 +40,8 @@ pub struct Incoming {
     data_done: bool,
     /// Of a response: the request's body on its way; it ends with the response.
     upload: Option<Upload>,
+    /// Of a response: its stream's place on the connection.
+    _slot: Option<Slot>,
     /// Of a request whose sender holds the body back: told when somebody wants it.
     wanted: Option<Rc<Wanted>>,
 }
@@ -83,7 +87,8 @@ impl Incoming {
     #[must_use]
     pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
         let data_done = stream.is_end_stream();
-        Self { stream, remaining: if data_done { Some(0) } else { length }, data_done, upload: None, wanted: None }
+        let remaining = if data_done { Some(0) } else { length };
+        Self { stream, remaining, data_done, upload: None, _slot: None, wanted: None }
     }
 
     pub(super) fn when_wanted(mut self, wanted: Option<Rc<Wanted>>) -> Self {
@@ -91,9 +96,8 @@ impl Incoming {
         self
     }
 
-    pub(super) fn with_upload(mut self, upload: Option<Upload>) -> Self {
-        self.upload = upload;
-        self
+    pub(super) fn with_upload(self, upload: Option<Upload>, slot: Slot) -> Self {
+        Self { upload, _slot: Some(slot), ..self }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Incoming,
+    Incoming, Slot,
     body::{ResetReason, Upload, send_body},
     server::keep_alive,
 };
@@ -80,6 +80,12 @@ impl RequestError {
         }
     }
 
+    /// True where the connection broke: that says nothing about the request, but that it may have been worked on.
+    #[must_use]
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_io())
+    }
+
     /// The code that the peer gave, where it gave one.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
@@ -105,7 +111,8 @@ where
         .initial_connection_window_size(limits.connection_window)
         .max_header_list_size(limits.max_header_list)
         .max_send_buffer_size(limits.send_buffer)
-        .initial_max_send_streams(limits.max_streams as usize)
+        // How many it takes the peer says in its first frame. What comes before that it could refuse.
+        .initial_max_send_streams(1)
         .enable_push(false);
     let handshake = timeout(limits.preface_timeout, builder.handshake(io)).await;
     let (sender, mut connection) = handshake.map_err(|_| h2::Error::from(Reason::SETTINGS_TIMEOUT))??;
@@ -123,13 +130,15 @@ where
     Ok((sender, drive))
 }
 
-/// Sends a request; its body goes on by itself while the response is awaited and read.
+/// Sends a request; its body goes on by itself while the response is awaited and read. The stream keeps its `slot` as long
+/// as it is there.
 ///
 /// # Errors
 /// [`RequestError`]. On `NotSent`, and where the request had no body, the caller still holds all that is needed for
 /// another try.
 pub async fn send<B>(
     sender: &mut SendRequest<Bytes>,
+    slot: Slot,
     head: Request<()>,
     body: B,
 ) -> Result<Response<Incoming>, RequestError>
@@ -161,7 +170,7 @@ where
     });
     let response = response.await.map_err(RequestError::Failed)?;
     let length = content_length(response.headers());
-    Ok(response.map(|body| Incoming::new(body, length).with_upload(upload)))
+    Ok(response.map(|body| Incoming::new(body, length).with_upload(upload, slot)))
 }
 
 /// True where the sender holds the body back until it hears that it is wanted.
