@@ -106,6 +106,10 @@ async fn waiting_app() -> (SocketAddr, mpsc::UnboundedReceiver<oneshot::Receiver
         async move {
             let (tell, told) = oneshot::channel();
             sender.send(told).unwrap();
+            if request.method() == "HEAD" {
+                respond.send_response(bare(200), true).unwrap();
+                return;
+            }
             let answers = request.uri().path() == "/answers";
             let mut stream = answers.then(|| respond.send_response(bare(200), false).unwrap());
             let reason = match stream.as_mut() {
@@ -145,20 +149,28 @@ async fn g32_a_callers_reset_reaches_the_application_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g32_the_applications_reset_reaches_the_caller_with_its_code() {
-    let app = h2_app(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
-        if request.uri().path() == "/late" {
+    let seen = Arc::new(tokio::sync::Notify::new());
+    let half = Arc::clone(&seen);
+    let app = h2_app(move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+        let half = Arc::clone(&half);
+        async move {
+            if request.uri().path() == "/early" {
+                return respond.send_reset(Reason::INTERNAL_ERROR);
+            }
             let mut stream = respond.send_response(bare(200), false).unwrap();
             stream.send_data("half".into(), false).unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            half.notified().await;
             stream.send_reset(Reason::ENHANCE_YOUR_CALM);
-        } else {
-            respond.send_reset(Reason::INTERNAL_ERROR);
         }
     })
     .await;
     let pair = pair(app).await;
-    let client = h2_client(pair.entry).await;
-    let error = fetch(&client, request("GET", "/late")).await.unwrap_err();
+    let mut client = h2_client(pair.entry).await;
+    let (response, _) = client.send_request(request("GET", "/late"), true).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    assert_eq!(within(body.data()).await.unwrap().unwrap(), "half");
+    seen.notify_one();
+    let error = within(body.data()).await.unwrap().unwrap_err();
     assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
     let early = fetch(&client, request("GET", "/early")).await.unwrap();
     assert_eq!(
