@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    l4::{self, Prefixed},
+    l4::{self, Prefixed, rest},
     telemetry::{Telemetry, metrics::Direction},
     upstream::dial::Tunnelled,
     worker::Worker,
@@ -35,49 +35,56 @@ impl Transferred {
     }
 }
 
-/// A break on one side must look like one on the other.
-pub trait Reset {
-    /// Makes the peer see a reset in place of a clean end.
-    fn reset_on_drop(&self);
+/// A connection over TCP, whatever is between.
+pub trait OverTcp {
+    /// The socket beneath.
+    fn tcp(&self) -> &Stream;
 }
 
-impl Reset for Stream {
-    fn reset_on_drop(&self) {
-        Stream::reset_on_drop(self);
+impl OverTcp for Stream {
+    fn tcp(&self) -> &Stream {
+        self
     }
 }
 
-impl Reset for Tunnelled {
-    fn reset_on_drop(&self) {
-        Tunnelled::reset_on_drop(self);
+impl OverTcp for Tunnelled {
+    fn tcp(&self) -> &Stream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Mutual(stream) => stream.get_ref().0,
+        }
     }
 }
 
-impl<IO: Reset> Reset for Prefixed<IO> {
-    fn reset_on_drop(&self) {
-        self.get_ref().reset_on_drop();
+impl<IO: OverTcp> OverTcp for Prefixed<IO> {
+    fn tcp(&self) -> &Stream {
+        self.get_ref().tcp()
     }
 }
 
-impl<IO: Reset> Reset for TlsStream<IO> {
-    fn reset_on_drop(&self) {
-        self.get_ref().0.reset_on_drop();
+impl<IO: OverTcp> OverTcp for TlsStream<IO> {
+    fn tcp(&self) -> &Stream {
+        self.get_ref().0.tcp()
     }
 }
 
 /// Copies until both sides have ended; where one breaks, the other is broken too.
 pub async fn between<C, S>(worker: &Worker, direction: Direction, mut client: C, mut server: S)
 where
-    C: AsyncRead + AsyncWrite + Unpin + Reset,
-    S: AsyncRead + AsyncWrite + Unpin + Reset,
+    C: AsyncRead + AsyncWrite + Unpin + OverTcp,
+    S: AsyncRead + AsyncWrite + Unpin + OverTcp,
 {
+    // What is carried is not known: neither side need take anything soon.
+    rest::allow(client.tcp());
+    rest::allow(server.tcp());
     let end = l4::copy(&mut client, &mut server, IDLE).await;
     let bytes = worker.transferred(direction);
     bytes.sent.increment(end.sent);
     bytes.received.increment(end.received);
     if let Err(error) = end.result {
         tracing::debug!(%error, "a carried connection broke");
-        client.reset_on_drop();
-        server.reset_on_drop();
+        // A break on one side must look like one on the other.
+        client.tcp().reset_on_drop();
+        server.tcp().reset_on_drop();
     }
 }

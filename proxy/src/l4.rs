@@ -4,6 +4,7 @@ pub mod accept;
 mod copy;
 pub mod own;
 mod prefixed;
+pub mod rest;
 
 pub use copy::{CopyEnd, copy};
 pub use prefixed::Prefixed;

@@ -19,7 +19,7 @@ use mesh_api::{
 use self::destination::{Destination, Lookup};
 use crate::{
     fault::{Code, Fault, is_grpc},
-    l4::Prefixed,
+    l4::{Prefixed, rest},
     l7::{body::Body, h1, h2},
     sniff::{self, Seen},
     telemetry::metrics::Direction,
@@ -59,6 +59,8 @@ impl Outbound {
     /// redirected: what nobody knows goes there, as it would have without the proxy.
     pub async fn serve(self: Rc<Self>, stream: Stream, target: Target, original: Option<SocketAddr>) {
         let _open = sniff::Open::count(&self.worker, Direction::Outbound);
+        // The own application is on this machine, whatever addresses a redirection shows.
+        rest::allow(&stream);
         match self.lookup(&target).await {
             Ok(Lookup::Known(destination)) => self.carry(stream, &destination).await,
             Ok(Lookup::Missing) => match original {

@@ -1,6 +1,6 @@
 //! What one worker thread has: the things that everything on it shares. Floor 5: imports `upstream`, `discovery`.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use ::metrics::{Counter, Gauge, Label};
 use mesh_api::{sys::Sys, tls::Keeper};
@@ -132,6 +132,12 @@ impl Worker {
     }
 }
 
+/// For the own application's connections. Whoever closes an idle connection may cross the next request on it: that is for
+/// the application to do, which knows what it is about to send.
+const OWN_IDLE: Duration = Duration::from_secs(3600);
+/// How long the own application may rest in the middle of a request or of reading a response.
+const OWN_REST: Duration = Duration::from_secs(3600);
+
 fn http1_limits(telemetry: &Arc<Telemetry>, direction: Direction) -> h1::ServerConfig {
     let telemetry = Arc::clone(telemetry);
     let hook = move |bad: &h1::BadRequest| {
@@ -141,5 +147,15 @@ fn http1_limits(telemetry: &Arc<Telemetry>, direction: Direction) -> h1::ServerC
         ];
         telemetry.counter("mesh_bad_requests_total", labels).increment(1);
     };
-    h1::ServerConfig { on_bad_request: Some(Arc::new(hook)), ..h1::ServerConfig::default() }
+    let limits = h1::ServerConfig { on_bad_request: Some(Arc::new(hook)), ..h1::ServerConfig::default() };
+    match direction {
+        // Strangers: the defaults keep those away who only hold connections.
+        Direction::Inbound => limits,
+        Direction::Outbound => h1::ServerConfig {
+            idle_timeout: OWN_IDLE,
+            body: h1::BodyLimits { idle: OWN_REST, ..limits.body },
+            write_timeout: OWN_REST,
+            ..limits
+        },
+    }
 }

@@ -1,6 +1,8 @@
 //! What must not grow: memory while large bodies pass, descriptors over many requests, connections beyond their slots.
 //! Each test looks at the whole process, so they run one after the other.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! HTTP/2 through two sidecars: trailers, resets, many streams, slow readers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},

@@ -1,6 +1,8 @@
 //! Both journeys through two real proxies: HTTP/1.1, opaque bytes, a server that speaks first, a denial that names its
 //! policy, and a drain that loses nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use mesh_api::model::{

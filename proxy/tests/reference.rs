@@ -1,5 +1,7 @@
 //! The reference pages of the proxy are made from its code; this holds them fresh. `make docs` writes them anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{fmt::Write, path::Path};
 
 use mesh_proxy::{

@@ -6,6 +6,8 @@
 //! overtakes data, refuses a connection across a cut at once where a real one would let it wait, and takes a crash for one
 //! of the whole machine: whoever connects to it hears nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     cell::RefCell,
     fmt::Write as _,

@@ -6,12 +6,14 @@
 //! ```
 //! Needs root, `ip`, `nft`, `setpriv` and `tcpdump`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mesh_api::{
@@ -91,6 +93,17 @@ impl Sidecar {
         page.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
+    /// Waits until it carries nothing.
+    async fn until_idle(&self) {
+        for _ in 0..100 {
+            if self.metric(&["mesh_connections_open"]).await == 0.0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("connections stay open that nobody has");
+    }
+
     async fn loops(&self) -> f64 {
         self.metric(&["mesh_refusals_total", "\"loop\""]).await
     }
@@ -130,9 +143,11 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         for_everybody(folder.path());
         let binary = folder.path().join("mesh-proxy");
-        // Where it was built, the proxy's user may not be able to read it.
-        std::fs::copy(env!("CARGO_BIN_EXE_mesh-proxy"), &binary).unwrap();
-        for_everybody(&binary);
+        // Where it was built, the proxy's user may not be able to read it. Not copied by this process: while it has the
+        // file open, any other test may beget a child that has it open too, and what is being written is not run.
+        let mut copy = Command::new("install");
+        copy.args(["-m", "755", env!("CARGO_BIN_EXE_mesh-proxy")]).arg(&binary);
+        hub.must_run(copy);
         let plane = Plane::start_with(Sys::host(), [at(WEB_GATE[0], 0), at(CART_GATE[1], 0)]).await;
         script(&plane);
         let web = sidecar(&web_netns, &plane, folder.path(), "web", USERS[0]);
@@ -387,6 +402,14 @@ async fn bytes_or_error(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(all)
 }
 
+/// Refused: closed or reset without a word. The reset may be there before it is known that there was a connection.
+async fn hears_nothing(connected: std::io::Result<TcpStream>) {
+    if let Ok(stream) = connected {
+        let answer = bytes_or_error(stream).await;
+        assert!(answer.as_ref().is_err() || answer.as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
+    }
+}
+
 #[test]
 fn a_workload_reaches_itself_by_its_service() {
     on_stage(async |stage| {
@@ -402,18 +425,12 @@ fn a_workload_reaches_itself_by_its_service() {
 #[test]
 fn g01_the_proxy_never_talks_to_itself() {
     on_stage(async |stage| {
-        let before = stage.web.process.cpu();
-        let begun = Instant::now();
         let mut refused = 0.0;
         for ip in [WEB[0], WEB[1], "127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:10.88.1.2"] {
             for port in [names::PORT_INBOUND, names::PORT_OUTBOUND] {
                 let to = at(ip, port);
                 let loops = stage.web.loops().await;
-                // Refused already in the handshake is as good.
-                if let Ok(stream) = stage.web_netns.connect(to) {
-                    let answer = bytes_or_error(stream).await;
-                    assert!(answer.as_ref().is_err() || answer.as_ref().is_ok_and(Vec::is_empty), "{to}: {answer:?}");
-                }
+                hears_nothing(stage.web_netns.connect(to)).await;
                 assert_eq!(stage.web.loops().await, loops + 1.0, "{to}: refused at the first hop, and counted");
                 refused += 1.0;
             }
@@ -423,22 +440,25 @@ fn g01_the_proxy_never_talks_to_itself() {
         for ip in CART {
             for port in [names::PORT_INBOUND, names::PORT_OUTBOUND] {
                 let loops = stage.cart.loops().await;
-                let answer = bytes_or_error(stage.hub.connect(at(ip, port)).unwrap()).await;
-                assert!(answer.as_ref().is_err() || answer.as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
+                hears_nothing(stage.hub.connect(at(ip, port))).await;
                 assert_eq!(stage.cart.loops().await, loops + 1.0, "{ip}:{port}: refused at the first hop, and counted");
             }
         }
         // From one pod to the ports of the other's proxy: out, in, refused there.
         for port in [names::PORT_INBOUND, names::PORT_OUTBOUND] {
             let loops = stage.cart.loops().await;
-            let answer = bytes_or_error(stage.app(at(CART[0], port))).await;
-            assert!(answer.as_ref().is_err() || answer.as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
+            hears_nothing(stage.web_netns.connect(at(CART[0], port))).await;
             assert_eq!(stage.cart.loops().await, loops + 1.0);
         }
         assert_eq!(stage.web.loops().await, refused);
-        let used = stage.web.process.cpu() - before;
-        assert!(used < Duration::from_millis(500), "{used:?} of processor time in {:?}", begun.elapsed());
-        assert_eq!(stage.web.metric(&["mesh_connections_open"]).await, 0.0);
+        for sidecar in [&stage.web, &stage.cart] {
+            sidecar.until_idle().await;
+            // Nothing goes round: what is measured is that nothing happens.
+            let before = sidecar.process.cpu();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let used = sidecar.process.cpu() - before;
+            assert!(used <= Duration::from_millis(50), "{used:?} of processor time in half a second");
+        }
         // The admin server is reached without a detour.
         for ip in ["127.0.0.1", "::1", WEB[0], CART[1]] {
             let answer = request(stage.app(at(ip, names::PORT_ADMIN)), "/live").await;

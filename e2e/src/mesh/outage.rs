@@ -61,7 +61,8 @@ impl Mesh {
     /// Where it does not come back.
     pub fn revive(&self, outage: Outage) -> Result<()> {
         let Outage { component } = outage;
-        self.command(self.state()?.admin()?, &format!("/resume?part={component}")).map_err(|error| self.explain(error))?;
+        self.command(self.state()?.admin()?, &format!("/resume?part={component}"))
+            .map_err(|error| self.explain(error))?;
         until(&format!("the {component} is back"), BACK, || {
             let Ok(state) = self.state() else { return Ok(None) };
             let admin = state.component_admin(component)?;

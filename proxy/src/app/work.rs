@@ -161,3 +161,23 @@ fn refuse_loop(stream: &Stream, refusals: &RefusalMetrics) {
     refusals.record(&Fault::new(Code::Loop, "the connection was made to the proxy itself"));
     stream.reset_on_drop();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_what_they_are() {
+        let cases = [
+            ("[::ffff:10.1.2.3]:80", "10.1.2.3:80"),
+            ("10.1.2.3:80", "10.1.2.3:80"),
+            ("[fd00::1]:80", "[fd00::1]:80"),
+            ("[fe80::1%7]:80", "[fe80::1%7]:80"),
+            // An address of IPv6 that only looks like one of IPv4.
+            ("[::10.1.2.3]:80", "[::10.1.2.3]:80"),
+        ];
+        for (address, meant) in cases {
+            assert_eq!(plain(address.parse().unwrap()), meant.parse().unwrap(), "{address}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Dialer, SendError};
-use crate::{fault::Code, telemetry::Telemetry};
+use crate::{fault::Code, l4::rest, telemetry::Telemetry};
 
 /// Handshakes, by how they ended.
 #[derive(Clone, Debug)]
@@ -74,7 +74,9 @@ pub fn is_refusal(error: &io::Error) -> bool {
 /// [`SendError`]; nothing was sent.
 pub async fn plain(dialer: &Dialer, address: SocketAddr) -> Result<Stream, SendError> {
     let connected = timeout(dialer.connect_timeout, dialer.sys.net.connect(address)).await;
-    connected.map_err(|_| too_slow())?.map_err(not_connected)
+    let stream = connected.map_err(|_| too_slow())?.map_err(not_connected)?;
+    rest::allow_if_local(&stream);
+    Ok(stream)
 }
 
 /// A connection over mutual TLS to nobody but `identity`, for the protocol `alpn`.
@@ -136,16 +138,6 @@ pub enum Tunnelled {
     Plain(Stream),
     /// Over mutual TLS.
     Mutual(Box<TlsStream<Stream>>),
-}
-
-impl Tunnelled {
-    /// Makes the peer see a reset in place of a clean end.
-    pub fn reset_on_drop(&self) {
-        match self {
-            Self::Plain(stream) => stream.reset_on_drop(),
-            Self::Mutual(stream) => stream.get_ref().0.reset_on_drop(),
-        }
-    }
 }
 
 impl AsyncRead for Tunnelled {

@@ -15,7 +15,7 @@ use crate::{
     fault::Code,
     l7::{
         body::Body,
-        h1::{self, ClientConfig, ClientErrorKind, Connection, Retry},
+        h1::{self, BodyLimits, ClientConfig, ClientErrorKind, Connection, Retry},
     },
     normal::headers::join_cookies,
 };
@@ -27,6 +27,10 @@ const IDLE: Duration = Duration::from_secs(4);
 /// A request that must not be sent twice uses a kept connection only where it was used within this time: then the
 /// server is not just about to close it.
 const FRESH: Duration = Duration::from_millis(500);
+/// How long a server may be silent, or take no bytes. Long polls and event streams are silent for hours, and rightly so:
+/// that nobody waits any more is known from the caller, that the server has vanished from TCP. This is for what both
+/// have forgotten.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// Connections at once, used and idle.
 const MAX_CONNECTIONS: usize = 10_000;
 
@@ -78,7 +82,12 @@ impl Pool {
         Rc::new(Self {
             dialer: Rc::clone(dialer),
             address,
-            config: ClientConfig::default(),
+            config: ClientConfig {
+                head_timeout: PATIENCE,
+                body: BodyLimits { idle: PATIENCE, ..BodyLimits::default() },
+                write_timeout: PATIENCE,
+                ..ClientConfig::default()
+            },
             idle: RefCell::default(),
             open: Cell::new(0),
             sweeping: Cell::new(false),

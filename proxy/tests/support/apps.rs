@@ -1,5 +1,6 @@
 //! Applications and their clients: HTTP/1.1 written and read by hand, so that every byte is seen; HTTP/2 by `h2`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::{
@@ -211,17 +212,32 @@ pub async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, requests)
 }
 
+/// What a [`recorder`] was sent, and how many of its connections are open.
+#[derive(Default)]
+pub struct Log {
+    pub bytes: std::sync::Mutex<Vec<u8>>,
+    pub open: AtomicUsize,
+}
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+}
+
 /// An application that records every byte that any connection brings, and answers nothing.
-pub async fn recorder() -> (SocketAddr, Arc<std::sync::Mutex<Vec<u8>>>) {
-    let all = Arc::new(std::sync::Mutex::new(Vec::new()));
+pub async fn recorder() -> (SocketAddr, Arc<Log>) {
+    let all = Arc::new(Log::default());
     let log = Arc::clone(&all);
     let address = app(move |mut wire, _| {
         let log = Arc::clone(&log);
         async move {
+            log.open.fetch_add(1, Ordering::SeqCst);
             let mut chunk = [0; 4096];
             while let Ok(read @ 1..) = wire.stream.read(&mut chunk).await {
-                log.lock().unwrap().extend_from_slice(&chunk[..read]);
+                log.bytes.lock().unwrap().extend_from_slice(&chunk[..read]);
             }
+            log.open.fetch_sub(1, Ordering::SeqCst);
         }
     })
     .await;

@@ -1,5 +1,7 @@
 //! What is on the wire, by `tcpdump`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use super::netns::{Netns, Process};

@@ -2,6 +2,7 @@
 //!
 //! The two servers speak the real protocols over real mutual TLS; only what they answer is scripted.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::{

@@ -1,5 +1,6 @@
 //! Network namespaces without names: they live as long as their guard, or at most as long as this process. Needs root.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::{

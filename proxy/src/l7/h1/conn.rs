@@ -5,14 +5,14 @@
 
 use std::cell::{RefCell, RefMut};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffer::{READ_SIZE, READ_SIZE_MAX, WriteBuf, give_back, make_room};
 use super::decode::BodyDecoder;
@@ -86,6 +86,11 @@ pub(super) struct Core {
     /// Requests sent before the current one (client half).
     pub(super) exchanges: u32,
 
+    /// When to look after a client that has ended its side (server half).
+    left: Option<Pin<Box<Sleep>>>,
+    /// That client was sent something in order to learn whether it is still there.
+    probed: bool,
+
     /// The task that must hear of a failure of the body.
     owner: Option<Waker>,
     /// The task that waits for the body.
@@ -118,6 +123,8 @@ impl ConnCell {
             upload: Upload::Done,
             wrote: false,
             exchanges: 0,
+            left: None,
+            probed: false,
             owner: None,
             reader: None,
         }))
@@ -242,11 +249,31 @@ impl Core {
         polled
     }
 
+    /// The client has ended its side: looks after it each `interval`; true where it is gone.
+    pub(super) fn poll_left(&mut self, interval: Duration, http10: bool, cx: &mut Context<'_>) -> bool {
+        let timer = self.left.get_or_insert_with(|| Box::pin(sleep(interval)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        timer.as_mut().reset(Instant::now() + interval);
+        // Registers for the next time.
+        let _ = timer.as_mut().poll(cx);
+        if !self.probed && !self.answered && !http10 {
+            self.probed = true;
+            self.wbuf.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            return matches!(self.poll_flush(cx), Poll::Ready(Err(_)));
+        }
+        // A reset that came meanwhile is seen by writing, be it nothing; reading yields the end for ever. Resets come in
+        // answer to what was sent, and to the kernel's own questions.
+        let Some(io) = self.io.as_mut() else { return true };
+        matches!(Pin::new(io).poll_write(cx, &[]), Poll::Ready(Err(_)))
+    }
+
     /// Writes everything that is queued, and ends our side of the stream.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         match self.io.as_mut() {
-            Some(io) => std::pin::Pin::new(io).poll_shutdown(cx),
+            Some(io) => Pin::new(io).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
         }
     }

@@ -51,9 +51,10 @@ pub struct ServerConfig {
     pub drain_max: u64,
     /// Longest time that dropping an unread body, or letting a refused client read its answer, may take.
     pub drain_time: Duration,
-    /// Ends a request when its client ends the connection while waiting. Requests that announced their connection's
-    /// end (`Connection: close`, HTTP/1.0) are exempt: their clients may rightly half-close.
-    pub abort_on_eof: bool,
+    /// How often a client that ended its side of the connection while it waits is looked after. Whether it ended only
+    /// that, and still reads, or is gone, nobody can tell until it is sent something. The first time, where no response
+    /// has begun, that is a `100 Continue`, which every client of HTTP/1.1 must be able to skip (RFC 9110 §15.2).
+    pub half_closed_check: Duration,
     /// Hears of each refused request.
     pub on_bad_request: Option<BadRequestHook>,
 }
@@ -68,7 +69,7 @@ impl Default for ServerConfig {
             write_timeout: Duration::from_secs(60),
             drain_max: 64 * 1024,
             drain_time: Duration::from_secs(1),
-            abort_on_eof: true,
+            half_closed_check: Duration::from_secs(1),
             on_bad_request: None,
         }
     }

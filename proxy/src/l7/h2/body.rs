@@ -1,8 +1,10 @@
 //! Bodies of HTTP/2 messages: receiving, and sending any body.
 
 use std::{
+    cell::{Cell, RefCell},
     pin::Pin,
-    task::{Context, Poll},
+    rc::Rc,
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -36,6 +38,34 @@ pub struct Incoming {
     data_done: bool,
     /// Of a response: the request's body on its way; it ends with the response.
     upload: Option<Upload>,
+    /// Of a request whose sender holds the body back: told when somebody wants it.
+    wanted: Option<Rc<Wanted>>,
+}
+
+/// Says that a body which is held back (`Expect: 100-continue`, RFC 9110 section 10.1.1) is wanted.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    asked: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Wanted {
+    fn ask(&self) {
+        self.asked.set(true);
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ready once, when the body is wanted.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.asked.replace(false) {
+            return Poll::Ready(());
+        }
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// A task that sends a body; dropped, it ends, and the stream is reset where it was not complete.
@@ -53,7 +83,12 @@ impl Incoming {
     #[must_use]
     pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
         let data_done = stream.is_end_stream();
-        Self { stream, remaining: if data_done { Some(0) } else { length }, data_done, upload: None }
+        Self { stream, remaining: if data_done { Some(0) } else { length }, data_done, upload: None, wanted: None }
+    }
+
+    pub(super) fn when_wanted(mut self, wanted: Option<Rc<Wanted>>) -> Self {
+        self.wanted = wanted;
+        self
     }
 
     pub(super) fn with_upload(mut self, upload: Option<Upload>) -> Self {
@@ -67,6 +102,9 @@ impl Body for Incoming {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(wanted) = self.wanted.take() {
+            wanted.ask();
+        }
         if !self.data_done {
             match self.stream.poll_data(cx) {
                 Poll::Pending => return Poll::Pending,

@@ -1,13 +1,14 @@
 //! The client half: one connection, shared by all requests to one peer.
 
-use std::time::Duration;
+use std::{pin::Pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
     time::timeout,
 };
 
@@ -16,6 +17,9 @@ use super::{
     body::{ResetReason, Upload, send_body},
     server::keep_alive,
 };
+
+/// How long a body is held back for the word that it is wanted.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Limits of a connection, of either half.
 #[derive(Clone, Debug)]
@@ -134,16 +138,36 @@ where
     B::Error: ResetReason,
 {
     let bodyless = body.is_end_stream();
-    let (response, mut stream) = sender.send_request(head, bodyless).map_err(RequestError::NotSent)?;
+    let held = (!bodyless && expects_continue(head.headers())).then(oneshot::channel::<()>);
+    let (mut response, mut stream) = sender.send_request(head, bodyless).map_err(RequestError::NotSent)?;
+    let (mut go_on, gate) = held.unzip();
     let upload = (!bodyless).then(|| {
         Upload(tokio::task::spawn_local(async move {
+            if let Some(gate) = gate {
+                // Nobody need answer it: after a while the body goes as it would have (RFC 9110 section 10.1.1).
+                let _ = timeout(CONTINUE_TIMEOUT, gate).await;
+            }
             // A failure of ours has reset the stream, a failure of the peer's shows in the response.
             let _ = send_body(body, &mut stream).await;
         }))
     });
+    let response = std::future::poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            if let (StatusCode::CONTINUE, Some(go_on)) = (interim.status(), go_on.take()) {
+                let _ = go_on.send(());
+            }
+        }
+        Pin::new(&mut response).poll(cx)
+    });
     let response = response.await.map_err(RequestError::Failed)?;
     let length = content_length(response.headers());
     Ok(response.map(|body| Incoming::new(body, length).with_upload(upload)))
+}
+
+/// True where the sender holds the body back until it hears that it is wanted.
+#[must_use]
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The value of `content-length`, where it is one number.

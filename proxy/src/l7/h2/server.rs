@@ -4,7 +4,7 @@ use std::{future::Future, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -13,8 +13,8 @@ use tokio::{
 
 use super::{
     Incoming,
-    body::{ResetReason, send_body},
-    client::{Limits, content_length},
+    body::{ResetReason, Wanted, send_body},
+    client::{Limits, content_length, expects_continue},
 };
 
 /// Why a connection ended before its peer closed it.
@@ -102,12 +102,22 @@ where
 {
     let length = content_length(request.headers());
     let asks_for_body = request.method() != Method::HEAD;
-    let request = request.map(|body| Incoming::new(body, length));
+    let wanted = expects_continue(request.headers()).then(Rc::<Wanted>::default);
+    let request = request.map(|body| Incoming::new(body, length).when_wanted(wanted.clone()));
     // The caller gave up: dropping the service's future cancels all that it does.
+    let given_up = std::future::poll_fn(|cx| {
+        if wanted.as_ref().is_some_and(|wanted| wanted.poll(cx).is_ready()) {
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            // A stream that is gone is seen right here.
+            let _ = respond.send_informational(go_on);
+        }
+        respond.poll_reset(cx)
+    });
     let response = tokio::select! {
         biased;
         response = service(request) => response,
-        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+        _ = given_up => return,
     };
     let (parts, body) = response.into_parts();
     let bodyless = body.is_end_stream() || !asks_for_body;

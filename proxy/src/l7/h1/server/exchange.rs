@@ -51,7 +51,7 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             Ok(begun) => begun,
             Err(reason) => return Ok(After::Refuse(reason)),
         };
-        let response = match self.await_service(service(request), asked.framing.keep_alive).await {
+        let response = match self.await_service(service(request), asked.http10).await {
             Outcome::Response(response) => response,
             Outcome::BodyFailed(reason) => return Ok(After::Refuse(reason)),
             Outcome::Gone => return Err(ServeError::ClientGone),
@@ -112,7 +112,7 @@ impl<D: Future<Output = ()>> Server<'_, D> {
     }
 
     /// Waits for the response, and meanwhile for the client's end, a failure of the body, and interim responses.
-    async fn await_service<B>(&self, service: impl Future<Output = Response<B>>, keep_alive: bool) -> Outcome<B> {
+    async fn await_service<B>(&self, service: impl Future<Output = Response<B>>, http10: bool) -> Outcome<B> {
         let mut service = pin!(service);
         poll_fn(|cx| {
             let polled = service.as_mut().poll(cx);
@@ -126,24 +126,24 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             if let Poll::Ready(response) = polled {
                 return Poll::Ready(Outcome::Response(response));
             }
-            if self.poll_gone(keep_alive, cx) { Poll::Ready(Outcome::Gone) } else { Poll::Pending }
+            if self.poll_gone(http10, cx) { Poll::Ready(Outcome::Gone) } else { Poll::Pending }
         })
         .await
     }
 
     /// Writes interim responses that wait; says whether the client has gone.
-    fn poll_gone(&self, keep_alive: bool, cx: &mut Context<'_>) -> bool {
+    fn poll_gone(&self, http10: bool, cx: &mut Context<'_>) -> bool {
         let mut core = self.conn.state();
         core.set_owner(cx);
         if matches!(core.poll_flush(cx), Poll::Ready(Err(_))) {
             return true;
         }
-        if !core.body.is_received() || !core.rbuf.is_empty() || core.eof {
+        if !core.body.is_received() || !core.rbuf.is_empty() {
             // The body's reader sees the end itself; what is pipelined is served first.
             return false;
         }
         match core.poll_fill(cx) {
-            Poll::Ready(Ok(0)) => self.config.abort_on_eof && keep_alive,
+            Poll::Ready(Ok(0)) => core.poll_left(self.config.half_closed_check, http10, cx),
             Poll::Ready(Err(_)) => true,
             Poll::Ready(Ok(_)) | Poll::Pending => false,
         }
@@ -186,7 +186,7 @@ impl<D: Future<Output = ()>> Server<'_, D> {
         };
         self.queue_head(parts.status, &parts.headers, framing, persistence);
         give_back_map(parts.headers);
-        self.send_body(body, BodyEncoder::new(framing, asked.framing.trailers), asked.framing.keep_alive).await?;
+        self.send_body(body, BodyEncoder::new(framing, asked.framing.trailers), asked.http10).await?;
         self.after_response(close).await
     }
 
@@ -215,7 +215,7 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             || (hopeless && !core.body.is_received())
     }
 
-    async fn send_body<B>(&self, body: B, mut encoder: BodyEncoder, keep_alive: bool) -> Result<(), ServeError>
+    async fn send_body<B>(&self, body: B, mut encoder: BodyEncoder, http10: bool) -> Result<(), ServeError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -225,7 +225,7 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             if let Poll::Ready(sent) = encoder.poll_pump(&self.conn, body.as_mut(), cx) {
                 return Poll::Ready(Some(sent));
             }
-            if self.poll_gone(keep_alive, cx) { Poll::Ready(None) } else { Poll::Pending }
+            if self.poll_gone(http10, cx) { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
         match sent {
