@@ -77,3 +77,14 @@ fn an_open_bucket_gives_its_lower_bound() {
     assert_eq!(quantile(&buckets, 0.99), Some(0.5));
     assert_eq!(quantile(&BTreeMap::new(), 0.5), None);
 }
+
+#[test]
+fn a_stream_counts_as_a_connection() {
+    let edge = edge_labels("outbound", "mutual", "spiffe://x/ns/a/sa/b");
+    let stream = edge.replace("http1", "tcp");
+    let page = format!("mesh_connections_total{{{stream}}} 5\nmesh_connections_total{{{edge}}} 7\n");
+    let edges = edges(None, &at(Instant::now(), 0, &page));
+    let [edge] = edges.as_slice() else { panic!("{edges:?}") };
+    assert_eq!((edge.protocol.as_str(), edge.requests_per_second, edge.success), ("tcp", 5.0, None));
+    assert!(edge.mutual);
+}
