@@ -48,7 +48,7 @@ pub struct Edge {
     pub route: String,
     /// Requests a second.
     pub requests_per_second: f64,
-    /// Share of the requests that did not fail (5xx, broken off, gRPC error); none where there was no request.
+    /// Share of the requests that did not fail (5xx, refused by the mesh, broken off, gRPC error); none where there was no request.
     pub success: Option<f64>,
     /// Median, in seconds.
     pub p50: Option<f64>,
@@ -175,12 +175,12 @@ impl Gathered {
         self.seen = true;
         self.requests += grown;
         let status = sample.label("status");
-        if matches!(status, "5xx" | "error") {
+        if matches!(status, "5xx" | "error" | "refused") {
             self.failed += grown;
         }
         if grown > 0.0 {
             // What the sidecar answered by itself went over no wire: it has no peer, and says nothing about TLS.
-            let own = sample.label("peer").is_empty() && matches!(status, "4xx" | "5xx" | "error" | "canceled");
+            let own = sample.label("peer").is_empty() && matches!(status, "refused" | "error" | "canceled");
             self.plain |= sample.label("tls") == "none" && !own;
             if !sample.label("peer").is_empty() {
                 self.identities.insert(sample.label("peer").to_owned());
