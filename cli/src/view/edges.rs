@@ -44,7 +44,8 @@ pub struct Edge {
     pub route: String,
     /// Requests a second; connections where none are told apart.
     pub requests_per_second: f64,
-    /// Share of the requests that did not fail (5xx, broken off, gRPC error); none where there was no request, or none that is told apart.
+    /// Share of the requests that did not fail (5xx, refused by the mesh, broken off, gRPC error); none where there was no
+    /// request, or none that is told apart.
     pub success: Option<f64>,
     /// Median, in seconds.
     pub p50: Option<f64>,
@@ -178,12 +179,12 @@ impl Gathered {
         self.streams |= is_stream(sample);
         self.requests += grown;
         let status = sample.label("status");
-        if matches!(status, "5xx" | "error") {
+        if matches!(status, "5xx" | "error" | "refused") {
             self.failed += grown;
         }
         if grown > 0.0 {
             // What the sidecar answered by itself went over no wire: it has no peer, and says nothing about TLS.
-            let own = sample.label("peer").is_empty() && matches!(status, "4xx" | "5xx" | "error" | "canceled");
+            let own = sample.label("peer").is_empty() && matches!(status, "refused" | "error" | "canceled");
             self.plain |= sample.label("tls") == "none" && !own;
             if !sample.label("peer").is_empty() {
                 self.identities.insert(sample.label("peer").to_owned());

@@ -64,7 +64,7 @@ fn plain_callers_are_seen_where_they_arrive_and_are_never_called_mutual() {
 fn what_a_sidecar_answers_itself_does_not_make_an_edge_plain() {
     let (over, own) = (edge_labels("outbound", "mutual", "spiffe://x/ns/a/sa/b"), edge_labels("outbound", "none", ""));
     let page =
-        format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"5xx\"}} 1\n");
+        format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"refused\"}} 1\n");
     assert!(edges(None, &at(Instant::now(), 0, &page))[0].mutual);
     let page =
         format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"2xx\"}} 1\n");
