@@ -204,8 +204,9 @@ impl Inbound {
         let context = http::Context::new(&self.worker, arrival, state, app, false);
         let service = |request: Request<h1::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H1));
         let drain = self.worker.reached(Phase::DrainingInbound);
-        if let Err(error) = h1::serve(stream, prefix, service, &self.worker.inbound_http1, drain).await {
-            tracing::debug!(%error, "an inbound connection ended");
+        match h1::serve(stream, prefix, service, &self.worker.inbound_http1, drain).await {
+            Ok(()) => context.afterwards().await,
+            Err(error) => tracing::debug!(%error, "an inbound connection ended"),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::{
     l7::{body::Body, h1, h2},
     sniff::{self, Seen},
     telemetry::metrics::Direction,
+    tunnel::Afterwards,
     worker::{Phase, Worker},
 };
 
@@ -105,19 +106,23 @@ impl Outbound {
 
     async fn serve_http1(self: &Rc<Self>, stream: Stream, prefix: Bytes, destination: &Rc<Destination>) {
         let worker = &self.worker;
+        let afterwards = Rc::new(Afterwards::default());
         let service = |request: Request<h1::Incoming>| {
-            http::handle(Rc::clone(&self.worker), Rc::clone(destination), request.map(Body::H1))
+            let (worker, destination) = (Rc::clone(&self.worker), Rc::clone(destination));
+            http::handle(worker, destination, Rc::clone(&afterwards), request.map(Body::H1))
         };
         let drain = worker.reached(Phase::DrainingAll);
-        if let Err(error) = h1::serve(stream, prefix, service, &worker.outbound_http1, drain).await {
-            tracing::debug!(%error, "a connection of the application ended");
+        match h1::serve(stream, prefix, service, &worker.outbound_http1, drain).await {
+            Ok(()) => afterwards.carry().await,
+            Err(error) => tracing::debug!(%error, "a connection of the application ended"),
         }
     }
 
     async fn serve_http2(self: &Rc<Self>, stream: Stream, prefix: Bytes, destination: &Rc<Destination>) {
         let (worker, destination) = (Rc::clone(&self.worker), Rc::clone(destination));
         let service = move |request: Request<h2::Incoming>| {
-            http::handle(Rc::clone(&worker), Rc::clone(&destination), request.map(Body::H2))
+            // A stream of HTTP/2 becomes no tunnel.
+            http::handle(Rc::clone(&worker), Rc::clone(&destination), Rc::default(), request.map(Body::H2))
         };
         let drain = self.worker.reached(Phase::DrainingAll);
         let io = Prefixed::new(prefix, stream);

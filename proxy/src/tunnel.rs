@@ -3,9 +3,10 @@
 //! Between sidecars there is no connection to be turned: the request goes as an ordinary one that says what it asks for
 //! in a header of the mesh, and both bodies carry the tunnel's bytes once the answer has said yes.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, rc::Rc};
 
 use bytes::Buf;
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use http::{HeaderValue, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use http_body::Body as HttpBody;
 use tokio::{
@@ -27,17 +28,39 @@ pub const HEADER_UPGRADE: &str = "mesh-upgrade";
 /// The caller's connection, once it is turned, and whoever waits for its bytes.
 type Caller = (OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>);
 
+/// What a connection of HTTP/1 carries once its requests are over: nothing, or a tunnel. It stays the connection's own
+/// task that carries it, so that tunnels are counted, bounded and drained as connections are.
+#[derive(Default)]
+pub struct Afterwards(RefCell<Option<LocalBoxFuture<'static, ()>>>);
+
+impl Afterwards {
+    /// Carries the tunnel, where there is one, to its end.
+    pub async fn carry(&self) {
+        let tunnel = self.0.take();
+        if let Some(tunnel) = tunnel {
+            tunnel.await;
+        }
+    }
+
+    fn is(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.0.replace(Some(tunnel.boxed_local()));
+    }
+}
+
 /// An upgrade that the caller of HTTP/1 asks for.
 pub struct Asked {
     protocol: HeaderValue,
+    afterwards: Rc<Afterwards>,
     caller: RefCell<Option<Caller>>,
 }
 
-/// What the caller asks for, where it does. To be called before hop-by-hop fields are removed.
-pub fn asked(parts: &Parts, body: &mut Body) -> Option<Asked> {
+/// What the caller asks for, where it does: its connection would carry that `afterwards`. To be called before hop-by-hop
+/// fields are removed.
+pub fn asked(parts: &Parts, body: &mut Body, afterwards: &Rc<Afterwards>) -> Option<Asked> {
     let (Body::H1(incoming), Some(protocol)) = (body, parts.headers.get(UPGRADE)) else { return None };
     let caller = incoming.take_on_upgrade()?;
-    Some(Asked { protocol: protocol.clone(), caller: RefCell::new(Some((caller, None))) })
+    let caller = RefCell::new(Some((caller, None)));
+    Some(Asked { protocol: protocol.clone(), afterwards: Rc::clone(afterwards), caller })
 }
 
 impl Asked {
@@ -65,20 +88,23 @@ impl Asked {
         let Some((caller, sender)) = self.caller.into_inner() else { return Ok(response) };
         match (meshed, agreed, sender) {
             (true, Some(protocol), Some(sender)) => {
-                let body = std::mem::replace(response.body_mut(), Body::Empty);
-                tokio::task::spawn_local(async move {
+                let mut body = std::mem::replace(response.body_mut(), Body::Empty);
+                self.afterwards.is(async move {
                     let Ok(upgraded) = caller.await else { return };
                     let (reader, writer) = split(upgraded);
                     // The other sidecar gave up: the response body says so as well.
                     let _ = sender.send(reader);
-                    pour(body, writer).await;
+                    if pour(&mut body, writer).await {
+                        // The server has nothing more to say; the caller may have.
+                        body.sent().await;
+                    }
                 });
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 response.headers_mut().insert(UPGRADE, protocol);
             }
             (false, _, _) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let mut server = taken(&mut response)?;
-                tokio::task::spawn_local(async move {
+                self.afterwards.is(async move {
                     let Ok(mut client) = caller.await else { return };
                     crate::l4::copy(&mut client, &mut server, std::time::Duration::from_secs(3600)).await;
                 });
@@ -93,10 +119,10 @@ impl Asked {
 ///
 /// # Errors
 /// Where there is no connection behind the answer.
-pub fn agree(mut response: Response<Body>, request_body: Body) -> Result<Response<Body>, Fault> {
+pub fn agree(mut response: Response<Body>, mut request_body: Body) -> Result<Response<Body>, Fault> {
     let upgraded = taken(&mut response)?;
     let (reader, writer) = split(upgraded);
-    tokio::task::spawn_local(pour(request_body, writer));
+    tokio::task::spawn_local(async move { pour(&mut request_body, writer).await });
     let protocol = response.headers_mut().remove(UPGRADE).unwrap_or(HeaderValue::from_static(""));
     response.headers_mut().insert(HEADER_UPGRADE, protocol);
     *response.status_mut() = StatusCode::OK;
@@ -113,16 +139,23 @@ fn taken(response: &mut Response<Body>) -> Result<Upgraded, Fault> {
     upgraded.ok_or(Fault::new(Code::BadResponse, "the server switched protocols without being asked"))
 }
 
-/// Writes a body into a connection; its end, or its failure, ends that direction.
-async fn pour(mut body: Body, mut writer: WriteHalf<Upgraded>) {
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(mut data) = frame.into_data() else { break };
-        while data.has_remaining() {
-            if writer.write_buf(&mut data).await.is_err() {
-                return;
+/// Writes a body into a connection; its end, or its failure, ends that direction. True where it was its end.
+async fn pour(body: &mut Body, mut writer: WriteHalf<Upgraded>) -> bool {
+    let ended = loop {
+        match std::future::poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await {
+            None => break true,
+            Some(Err(_)) => break false,
+            Some(Ok(frame)) => {
+                let Ok(mut data) = frame.into_data() else { break true };
+                while data.has_remaining() {
+                    if writer.write_buf(&mut data).await.is_err() {
+                        return false;
+                    }
+                }
             }
         }
-    }
+    };
     // The other side may be gone already.
     let _ = writer.shutdown().await;
+    ended
 }

@@ -14,7 +14,7 @@ use crate::{
     normal::{self, headers},
     telemetry::metrics::RequestMetrics,
     tracing_context,
-    tunnel::{self, Asked, HEADER_UPGRADE},
+    tunnel::{self, Afterwards, Asked, HEADER_UPGRADE},
     upstream::{Upstream, is_repeatable},
     worker::Worker,
 };
@@ -31,6 +31,8 @@ pub(super) struct Context {
     meshed: bool,
     /// The caller's identity, ready for the application.
     client_id: Option<HeaderValue>,
+    /// What its connection carries in the end.
+    afterwards: Rc<Afterwards>,
     /// By protocol: `http1`, `http2`, `grpc`.
     metrics: [Rc<RequestMetrics>; 3],
 }
@@ -47,7 +49,21 @@ impl Context {
         let client_id = text.and_then(|text| HeaderValue::from_str(text).ok());
         let metrics = ["http1", "http2", "grpc"]
             .map(|protocol| RequestMetrics::new(&worker.telemetry, arrival.edge(worker, protocol)));
-        Rc::new(Self { worker: Rc::clone(worker), arrival, state, app, meshed, client_id, metrics })
+        Rc::new(Self {
+            worker: Rc::clone(worker),
+            arrival,
+            state,
+            app,
+            meshed,
+            client_id,
+            metrics,
+            afterwards: Rc::default(),
+        })
+    }
+
+    /// Carries what comes after the requests.
+    pub(super) async fn afterwards(&self) {
+        self.afterwards.carry().await;
     }
 
     fn metrics(&self, grpc: bool, version: Version) -> Rc<RequestMetrics> {
@@ -83,7 +99,7 @@ pub(super) async fn handle(context: Rc<Context>, request: Request<Body>) -> Resp
     let (mut parts, mut body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let said = Said::read(&context, &parts);
-    let asked = tunnel::asked(&parts, &mut body);
+    let asked = tunnel::asked(&parts, &mut body, &context.afterwards);
     let account = Account { start, ..Account::begin(context.metrics(grpc, said.version)) };
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);

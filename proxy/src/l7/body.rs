@@ -104,6 +104,15 @@ impl Tunnel {
     }
 }
 
+impl Body {
+    /// Of a response over HTTP/2: waits until the request's body, which would otherwise end with the response, is sent.
+    pub async fn sent(&mut self) {
+        if let Self::H2(body) = self {
+            body.sent().await;
+        }
+    }
+}
+
 /// Trailers pass the same filter as heads, whichever way they go.
 fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {

@@ -16,7 +16,7 @@ use crate::{
     normal::{self, headers},
     routing::{AnswerCause, Decision, Forward},
     tracing_context,
-    tunnel::{self, Asked},
+    tunnel::{self, Afterwards, Asked},
     upstream::{Ready, SendError, Upstream, is_repeatable},
     worker::Worker,
 };
@@ -30,13 +30,14 @@ const FAR: Duration = Duration::from_secs(24 * 3600);
 pub(super) async fn handle(
     worker: Rc<Worker>,
     destination: Rc<Destination>,
+    afterwards: Rc<Afterwards>,
     request: Request<Body>,
 ) -> Response<Tracked> {
     let compiled = destination.current();
     let start = Instant::now();
     let (mut parts, mut body) = request.into_parts();
     let caller = Caller { grpc: is_grpc(&parts.headers), version: parts.version };
-    let asked = tunnel::asked(&parts, &mut body);
+    let asked = tunnel::asked(&parts, &mut body, &afterwards);
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);
     let normal = match normal::normalise(&mut parts) {

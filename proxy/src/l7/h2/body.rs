@@ -97,6 +97,17 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    /// Of a response: waits until the request's body is sent, or given up by the peer.
+    pub async fn sent(&mut self) {
+        if let Some(Upload(task)) = self.upload.as_mut() {
+            // A panic there is reported as what it is; here it is an end like others.
+            let _ = task.await;
+        }
+        self.upload = None;
+    }
+}
+
 impl Body for Incoming {
     type Data = Bytes;
     type Error = BodyError;
