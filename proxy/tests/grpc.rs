@@ -1,6 +1,8 @@
 //! gRPC through two sidecars, with a real client and a real server of it: all four kinds of calls, errors, deadlines,
 //! cancellation, refusals.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -90,8 +92,11 @@ impl identity_server::Identity for App {
         tokio::spawn(async move {
             let _busy = busy;
             for n in 0..100 {
-                let bundle =
-                    proto::TrustBundle { trust_domain: n.to_string(), roots: vec![vec![7; 10_000]], issuer: "i".into() };
+                let bundle = proto::TrustBundle {
+                    trust_domain: n.to_string(),
+                    roots: vec![vec![7; 10_000]],
+                    issuer: "i".into(),
+                };
                 if sender.send(Ok(bundle)).await.is_err() {
                     return;
                 }
@@ -240,9 +245,10 @@ async fn g22_refusals_of_the_mesh_are_grpc_too() {
     pair.plane.change(|world| {
         world.inbound.get_mut("cart-1").unwrap().default_port.default_allow = false;
     });
-    until("the policy holds", async || {
-        matches!(client.certify(certify("x")).await, Err(status) if status.code() == Code::PermissionDenied)
-    })
+    until(
+        "the policy holds",
+        async || matches!(client.certify(certify("x")).await, Err(status) if status.code() == Code::PermissionDenied),
+    )
     .await;
     let refused = client.certify(certify("x")).await.unwrap_err();
     assert_eq!(refused.metadata().get("mesh-error").unwrap(), "denied");
@@ -254,8 +260,9 @@ async fn g22_refusals_of_the_mesh_are_grpc_too() {
             }
         }
     });
-    until("nobody is there", async || {
-        matches!(client.certify(certify("x")).await, Err(status) if status.code() == Code::Unavailable)
-    })
+    until(
+        "nobody is there",
+        async || matches!(client.certify(certify("x")).await, Err(status) if status.code() == Code::Unavailable),
+    )
     .await;
 }
