@@ -10,8 +10,6 @@ mod pool;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use mesh_api::{spiffe::SpiffeId, sys::Sys, tls::Keeper};
@@ -106,7 +104,7 @@ impl Upstream {
     /// [`SendError`]; nothing was sent.
     pub async fn ready(&self, version: Version, repeatable: bool) -> Result<Ready, SendError> {
         if self.identity.is_some() || version == Version::HTTP_2 {
-            self.link.sender().await.map(Ready::Link)
+            self.link.stream().await.map(Ready::Link)
         } else {
             self.pool.ready(repeatable).await.map(Ready::Pool)
         }
@@ -132,7 +130,7 @@ impl Upstream {
 /// A place for exactly one request.
 pub enum Ready {
     /// A stream of the link.
-    Link(SendRequest<Bytes>),
+    Link(link::Stream),
     /// A connection of the pool.
     Pool(pool::Ready),
 }
@@ -144,7 +142,7 @@ impl Ready {
     /// [`SendError`].
     pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         match self {
-            Self::Link(sender) => link::send(sender, request).await,
+            Self::Link(stream) => link::send(stream, request).await,
             Self::Pool(ready) => ready.send(request).await,
         }
     }

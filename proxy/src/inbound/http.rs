@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use mesh_api::{model::Protocol, names};
 use tokio::time::Instant;
 
@@ -89,8 +89,18 @@ impl Said {
         }
         let http2 = parts.headers.get(names::HEADER_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        Self { version, upgrade: parts.headers.get(HEADER_UPGRADE).cloned() }
+        let upgrade = parts.headers.get(HEADER_UPGRADE).filter(|_| parts.method == Method::GET);
+        Self { version, upgrade: upgrade.filter(|protocol| !is_http2(protocol)).cloned() }
     }
+}
+
+/// An HTTP/2 connection inside a tunnel would carry requests that nobody judges.
+fn is_http2(protocol: &HeaderValue) -> bool {
+    let text = protocol.as_bytes().to_ascii_lowercase();
+    text.split(|byte| *byte == b',').any(|one| {
+        let one = one.trim_ascii();
+        one.starts_with(b"h2") || one.starts_with(b"http/2")
+    })
 }
 
 /// Handles one request for the application.

@@ -7,4 +7,4 @@ pub mod body;
 pub mod client;
 pub mod server;
 
-pub use body::{BodyError, Incoming, ResetReason, send_body};
+pub use body::{BodyError, Incoming, ResetReason, Slot, send_body};

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http_body::Body as _;
 use mesh_api::{model::Protocol, names, spiffe::SpiffeId};
 use tokio::time::{Instant, timeout_at};
 
@@ -175,25 +176,39 @@ impl Attempt<'_> {
     async fn run(
         &self,
         mut parts: Parts,
-        body: Body,
+        mut body: Body,
         asked: Option<Asked>,
         deadline: Option<Instant>,
     ) -> Result<Answered, Fault> {
         let version = if asked.is_some() { Version::HTTP_11 } else { self.version() };
         let repeatable = is_repeatable(&parts.method, &body);
         let deadline = deadline.unwrap_or_else(|| self.start + FAR);
+        parts.version = version;
         let sent = async {
-            let (ready, pick) = self.ready(version, repeatable).await?;
-            let meshed = pick.payload().identity().is_some();
-            parts.version = version;
-            if meshed {
-                let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
-                parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
-            }
-            let body = asked.as_ref().map_or(body, |asked| asked.prepare(&mut parts, meshed));
-            match ready.send(Request::from_parts(parts, body)).await {
-                Ok(response) => Ok(Answered { response, pick }),
-                Err(error) => Err(self.failed(error, pick)),
+            // Without a body the same request can be sent again, where the first endpoint turned it away unseen.
+            let again = (asked.is_none() && body.is_end_stream()).then(|| parts.clone());
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                let (ready, pick) = self.ready(version, repeatable).await?;
+                let meshed = pick.payload().identity().is_some();
+                if meshed {
+                    let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
+                    parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
+                }
+                if let Some(asked) = &asked {
+                    body = asked.prepare(&mut parts, meshed);
+                }
+                match ready.send(Request::from_parts(parts, body)).await {
+                    Ok(response) => return Ok(Answered { response, pick }),
+                    Err(error) => {
+                        let unseen = error.unprocessed && tries < TRIES;
+                        let fault = self.failed(error, pick);
+                        let Some(same) = again.clone().filter(|_| unseen) else { return Err(fault) };
+                        self.worker.retries.increment(1);
+                        (parts, body) = (same, Body::Empty);
+                    }
+                }
             }
         };
         let answered = timeout_at(deadline, sent).await;

@@ -3,7 +3,8 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use http_body::Body as _;
 use mesh_api::{names, spiffe::SpiffeId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    sync::oneshot,
+    time::{sleep, timeout},
 };
 
 use super::{Dialer, SendError, dial};
@@ -25,9 +27,15 @@ use crate::{
     fault::{Code, Fault},
     l7::{
         body::Body,
-        h2::client::{self, Limits, RequestError},
+        h2::{
+            Slot,
+            client::{self, Limits, RequestError},
+        },
     },
 };
+
+/// How often a full connection is looked at.
+const LOOK: Duration = Duration::from_millis(2);
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<SendRequest<Bytes>, Rc<SendError>>>>;
 
@@ -46,6 +54,14 @@ pub(super) struct Link {
     /// Counts connections: what happens to an older one does not concern the newer.
     generation: Cell<u64>,
     pending: Cell<usize>,
+    /// Streams of the present connection.
+    open: RefCell<Rc<Cell<usize>>>,
+}
+
+/// A place for one request on the connection.
+pub struct Stream {
+    sender: SendRequest<Bytes>,
+    slot: Slot,
 }
 
 impl Link {
@@ -57,12 +73,13 @@ impl Link {
             state: RefCell::new(State::Down),
             generation: Cell::new(0),
             pending: Cell::new(0),
+            open: RefCell::default(),
         })
     }
 
     /// A handle that may open one stream. Waits for the connection, and for a free stream on it, in bounded number and
     /// time.
-    pub(super) async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    pub(super) async fn stream(self: &Rc<Self>) -> Result<Stream, SendError> {
         if self.pending.get() >= self.dialer.max_pending {
             return Err(SendError::new(
                 Code::Overloaded,
@@ -72,19 +89,19 @@ impl Link {
             ));
         }
         let _waiting = Waiting::begin(&self.pending);
-        let waited = timeout(self.dialer.connect_timeout, self.ready_sender()).await;
+        let waited = timeout(self.dialer.connect_timeout, self.ready_stream()).await;
         waited.unwrap_or_else(|_| {
             Err(SendError::new(Code::Overloaded, "the endpoint takes no more requests", true, "no free stream in time"))
         })
     }
 
-    async fn ready_sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    async fn ready_stream(self: &Rc<Self>) -> Result<Stream, SendError> {
         // A connection may be found closed when it is to be used: then there is one more try with a new one.
         let mut last = None;
         for _ in 0..2 {
             let (sender, generation) = self.connected().await?;
-            match sender.ready().await {
-                Ok(sender) => return Ok(sender),
+            match room(sender, &self.open.borrow().clone()).await {
+                Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.lost(generation);
                     last = Some(error);
@@ -103,7 +120,8 @@ impl Link {
                 State::Connecting(connecting) => connecting.clone(),
                 State::Down => {
                     self.generation.set(self.generation.get() + 1);
-                    let connecting = connect(Rc::clone(self), self.generation.get()).boxed_local().shared();
+                    *self.open.borrow_mut() = Rc::default();
+                    let connecting = begin(self, self.generation.get());
                     *state = State::Connecting(connecting.clone());
                     connecting
                 }
@@ -134,6 +152,17 @@ impl Link {
     }
 }
 
+/// Waits until the peer lets one more stream be opened. What is asked of the connection beyond that it would queue, for
+/// as long as it takes and in any number.
+async fn room(sender: SendRequest<Bytes>, open: &Rc<Cell<usize>>) -> Result<Stream, h2::Error> {
+    let mut sender = sender.ready().await?;
+    while open.get() >= sender.current_max_send_streams() {
+        sleep(LOOK).await;
+        sender = sender.ready().await?;
+    }
+    Ok(Stream { sender, slot: Slot::take(open) })
+}
+
 struct Waiting<'a>(&'a Cell<usize>);
 
 impl<'a> Waiting<'a> {
@@ -149,30 +178,49 @@ impl Drop for Waiting<'_> {
     }
 }
 
-async fn connect(link: Rc<Link>, generation: u64) -> Result<SendRequest<Bytes>, Rc<SendError>> {
-    let opened = match &link.identity {
-        None => open(&link, dial::plain(&link.dialer, link.address).await?, generation).await,
-        Some(identity) => {
-            let stream = dial::mutual(&link.dialer, link.address, identity, names::ALPN_MESH_HTTP).await?;
-            open(&link, stream, generation).await
-        }
-    };
-    opened.map_err(Rc::new)
+/// Begins to connect, in a task of its own: whoever waits may give up, and nobody keeps the link alive by waiting.
+fn begin(link: &Rc<Link>, generation: u64) -> Connecting {
+    let (dialer, address, identity) = (Rc::clone(&link.dialer), link.address, link.identity.clone());
+    let weak = Rc::downgrade(link);
+    let (result, connected) = oneshot::channel();
+    tokio::task::spawn_local(async move {
+        let connected = connect(&dialer, address, identity.as_ref(), &weak, generation).await;
+        // Everybody gave up waiting.
+        let _ = result.send(connected.map_err(Rc::new));
+    });
+    let ended = |_| Err(Rc::new(SendError::new(Code::ConnectFailed, "connecting broke off", true, "no result")));
+    connected.map(move |result| result.unwrap_or_else(ended)).boxed_local().shared()
 }
 
-async fn open<IO>(link: &Rc<Link>, io: IO, generation: u64) -> Result<SendRequest<Bytes>, SendError>
+async fn connect(
+    dialer: &Dialer,
+    address: SocketAddr,
+    identity: Option<&SpiffeId>,
+    link: &Weak<Link>,
+    generation: u64,
+) -> Result<SendRequest<Bytes>, SendError> {
+    match identity {
+        None => open(link, dial::plain(dialer, address).await?, generation).await,
+        Some(identity) => {
+            let stream = dial::mutual(dialer, address, identity, names::ALPN_MESH_HTTP).await?;
+            open(link, stream, generation).await
+        }
+    }
+}
+
+async fn open<IO>(link: &Weak<Link>, io: IO, generation: u64) -> Result<SendRequest<Bytes>, SendError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let opened = client::connect(io, &Limits::default()).await;
     let (sender, drive) = opened
         .map_err(|error| SendError::new(Code::ConnectFailed, "the endpoint does not speak HTTP/2", true, error))?;
-    let weak = Rc::downgrade(link);
+    let link = Weak::clone(link);
     tokio::task::spawn_local(async move {
         if let Err(error) = drive.await {
             tracing::debug!(%error, "a connection to an endpoint ended");
         }
-        if let Some(link) = weak.upgrade() {
+        if let Some(link) = link.upgrade() {
             link.lost(generation);
         }
     });
@@ -180,10 +228,11 @@ where
 }
 
 /// Sends one request.
-pub(super) async fn send(mut sender: SendRequest<Bytes>, request: Request<Body>) -> Result<Response<Body>, SendError> {
+pub(super) async fn send(stream: Stream, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    let Stream { mut sender, slot } = stream;
     let (head, body) = head_for_http2(request)?;
     match client::send(&mut sender, head, body).await {
-        Ok(response) => Ok(response.map(Body::H2)),
+        Ok(response) => Ok(response.map(|body| Body::H2(body.holding(slot)))),
         Err(error) => Err(failed(&error)),
     }
 }

@@ -38,8 +38,29 @@ pub struct Incoming {
     data_done: bool,
     /// Of a response: the request's body on its way; it ends with the response.
     upload: Option<Upload>,
+    /// Of a response: its place among the streams of the connection.
+    slot: Option<Slot>,
     /// Of a request whose sender holds the body back: told when somebody wants it.
     wanted: Option<Rc<Wanted>>,
+}
+
+/// A stream's place among those that a connection may have open; free when it is dropped.
+#[derive(Debug)]
+pub struct Slot(Rc<Cell<usize>>);
+
+impl Slot {
+    /// Takes one of those that `open` counts.
+    #[must_use]
+    pub fn take(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 /// Says that a body which is held back (`Expect: 100-continue`, RFC 9110 section 10.1.1) is wanted.
@@ -83,7 +104,21 @@ impl Incoming {
     #[must_use]
     pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
         let data_done = stream.is_end_stream();
-        Self { stream, remaining: if data_done { Some(0) } else { length }, data_done, upload: None, wanted: None }
+        Self {
+            stream,
+            remaining: if data_done { Some(0) } else { length },
+            data_done,
+            upload: None,
+            slot: None,
+            wanted: None,
+        }
+    }
+
+    /// Keeps a place until the body is dropped.
+    #[must_use]
+    pub fn holding(mut self, slot: Slot) -> Self {
+        self.slot = Some(slot);
+        self
     }
 
     pub(super) fn when_wanted(mut self, wanted: Option<Rc<Wanted>>) -> Self {
@@ -124,11 +159,6 @@ impl Body for Incoming {
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     self.remaining = self.remaining.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                // The peer wants no more of us (RFC 9113 section 8.1): the message is complete as it is.
-                Poll::Ready(Some(Err(error))) if error.reason() == Some(Reason::NO_ERROR) => {
-                    self.data_done = true;
-                    return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => self.data_done = true,
