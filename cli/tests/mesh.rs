@@ -255,7 +255,7 @@ async fn load(upstream: &str, stop: tokio::sync::watch::Receiver<bool>) -> (u32,
 }
 
 #[tokio::test]
-async fn a_rolling_restart_breaks_off_nothing_that_was_begun() {
+async fn a_rolling_restart_loses_no_request() {
     let two = |net: &str| format!("{}---\n{}", shop(net), workload(net, "web", 2));
     let up = Up::start(two, &["--set", "proxy.log.level=info,mesh_proxy=debug"]).await;
     let upstream = format!("{}.1.1:19001", up.net);
@@ -280,10 +280,7 @@ async fn a_rolling_restart_breaks_off_nothing_that_was_begun() {
         good += one;
         bad.extend(others);
     }
-    // A call that met a sidecar on its way out never reached a program, and may be told so; nothing else may happen.
     let log = || fs::read_to_string(up.state().join("logs/shop.client.sidecar.log")).unwrap();
-    let broken: Vec<_> = bad.iter().filter(|answer| !answer.contains("connect-failed")).take(5).collect();
-    let told = format!("{good} answered, {} refused, broken off: {broken:#?}\n{}\n{}", bad.len(), up.said(), log());
-    assert!(broken.is_empty() && good > 100 && bad.len() * 50 < usize::try_from(good).unwrap(), "{told}");
+    assert!(bad.is_empty() && good > 100, "{good} answered, not so: {bad:#?}\n{}\n{}", up.said(), log());
     up.end(Signal::SIGTERM).await;
 }
