@@ -100,7 +100,8 @@ impl Link {
         let mut last = None;
         for _ in 0..2 {
             let (sender, generation) = self.connected().await?;
-            match room(sender, &self.open.borrow().clone()).await {
+            let open = Rc::clone(&self.open.borrow());
+            match room(sender, &open).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.lost(generation);
