@@ -57,19 +57,6 @@ impl<S> Seen<S> {
             Detected::Opaque | Detected::NeedMore => Self::Opaque(prefix),
         }
     }
-
-    /// The same without a server, which was not asked.
-    #[must_use]
-    pub fn widen<T>(self) -> Seen<T> {
-        match self {
-            Self::Closed | Self::Server(..) => Seen::Closed,
-            Self::Http1(prefix) => Seen::Http1(prefix),
-            Self::Http2(prefix) => Seen::Http2(prefix),
-            Self::Mesh(prefix) => Seen::Mesh(prefix),
-            Self::Tls(prefix) => Seen::Tls(prefix),
-            Self::Opaque(prefix) => Seen::Opaque(prefix),
-        }
-    }
 }
 
 /// What the client says, where it must speak first. Silence for too long is a close.
