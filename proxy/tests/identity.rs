@@ -1,6 +1,7 @@
 //! Who is let in, and to whom anything is sent, at the proxies' real listeners and in both directions: hostile cases F01,
 //! F03, F05, F29, F31, F32 and F33. That the certificates themselves are judged rightly is tested where they are
-//! verified (`mesh-api/tests/tls`).
+//! verified (`mesh-api/tests/tls`). F35 is about revocation lists, which the mesh does not have: certificates live for a
+//! day at most.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 
@@ -243,4 +244,59 @@ async fn f29_bytes_that_nobody_looks_at_do_not_enter_a_port_of_http() {
     assert!(answer.starts_with("HTTP/1.1 400"), "what is not plainly HTTP is refused, not passed on: {answer}");
     assert_eq!(bytes.load(Ordering::SeqCst), 0, "nothing of all that reached the application");
     assert_eq!(get(pair.entry, "/").await.unwrap().0, 200);
+}
+
+/// The first bytes of a TLS client that asks for `name`, with another protocol than the mesh's.
+fn hello(name: &'static str) -> Vec<u8> {
+    let keeper = Keeper::new(Credentials::default());
+    let config = tls::client_config(&keeper, Clock::Host, id("cart"), &[b"h2"]).unwrap();
+    let mut config = rustls::ClientConfig::clone(&config);
+    config.enable_sni = true;
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f29_tls_of_others_is_never_terminated() {
+    let long = format!("{}.example", ["a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(60)].join("."));
+    let long: &'static str = Box::leak(long.into_boxed_str());
+    let mut hellos: Vec<Vec<u8>> = ["web.shop.svc", "cart-1", "10.0.0.1", long].map(hello).into();
+    // A name with a NUL in it, as no library would send it.
+    let mut with_nul = hello("cart.example");
+    let at = with_nul.windows(12).position(|bytes| bytes == b"cart.example").unwrap();
+    with_nul[at + 4] = 0;
+    hellos.push(with_nul);
+
+    let (app, bytes) = counting_app().await;
+    let pair = Pair::start(app, Protocol::Detect, strict(Protocol::Detect)).await;
+    for hello in &hellos {
+        let mut stream = TcpStream::connect(pair.inbound).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("a strict port keeps it open");
+        assert!(answer.is_empty(), "a strict port answered other TLS");
+    }
+    assert_eq!(bytes.load(Ordering::SeqCst), 0);
+
+    // On a permissive port it is the application's own: passed on as it is, byte for byte.
+    pair.plane.change(|world| world.inbound.get_mut("cart-1").unwrap().default_port = open(Protocol::Detect));
+    for hello in &hellos {
+        let passed = async {
+            loop {
+                let before = bytes.load(Ordering::SeqCst);
+                let mut stream = TcpStream::connect(pair.inbound).await.unwrap();
+                stream.write_all(hello).await.unwrap();
+                let mut answer = [0; 12];
+                if stream.read_exact(&mut answer).await.is_ok() && &answer == b"HTTP/1.1 200" {
+                    assert!(bytes.load(Ordering::SeqCst) > before);
+                    return;
+                }
+                // The new policy has not come yet.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LIMIT, passed).await.expect("other TLS is not passed on");
+    }
 }
