@@ -1,5 +1,7 @@
 //! Configuration. Floor 3: imports `issuer` for what it configures. How it is loaded is `mesh_api::config`'s.
 
+mod keys;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use mesh_api::{
@@ -10,6 +12,7 @@ use mesh_api::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::keys::KEYS;
 use crate::{
     issue,
     issuer::{SuppliedFiles, rotation::Schedule},

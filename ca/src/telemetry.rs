@@ -33,34 +33,79 @@ pub const PHASES: [&str; 3] = ["steady", "announced", "retiring"];
 /// Upper bounds of the buckets of [`DURATION`].
 pub const DURATION_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-enum Kind {
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
     Counter,
+    /// Goes up and down.
     Gauge,
+    /// Counts by size.
     Histogram,
 }
 
-const TABLE: &[(&str, Kind, Unit, &str)] = &[
-    (ISSUED, Kind::Counter, Unit::Count, "Certificates issued, by kind of key"),
-    (REFUSED, Kind::Counter, Unit::Count, "Requests for certificates refused, by reason"),
-    (DURATION, Kind::Histogram, Unit::Seconds, "How long a request for a certificate took"),
-    (CALLS, Kind::Gauge, Unit::Count, "Requests for certificates that are being served or wait for it"),
-    (WATCHERS, Kind::Gauge, Unit::Count, "Members that follow the trust bundle"),
-    (ISSUER_EXPIRY, Kind::Gauge, Unit::Seconds, "When the signing issuer expires, in seconds since 1970"),
-    (ROOT_EXPIRY, Kind::Gauge, Unit::Seconds, "When the earliest and the latest trusted root expire"),
-    (SERVER_EXPIRY, Kind::Gauge, Unit::Seconds, "When the authority's own certificate expires"),
-    (ROOTS, Kind::Gauge, Unit::Count, "Trusted roots"),
-    (ROTATION_PHASE, Kind::Gauge, Unit::Count, "1 for the phase in which the change of roots is"),
-    (ROTATIONS, Kind::Counter, Unit::Count, "Steps of rotation that were done, by kind"),
-    (ROTATION_FAILURES, Kind::Counter, Unit::Count, "Renewals of the issuer and reloads of its files that failed"),
-];
+impl Kind {
+    /// As on the page of metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric, for the page and for its reference.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// Name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Unit.
+    pub unit: Unit,
+    /// Labels, with their values where these are few.
+    pub labels: &'static str,
+    /// Meaning.
+    pub meaning: &'static str,
+}
+
+macro_rules! metrics {
+    ($($name:ident $kind:ident $unit:ident [$labels:literal] $meaning:literal;)*) => {
+        /// Every metric of the authority.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $name,
+            kind: Kind::$kind,
+            unit: Unit::$unit,
+            labels: $labels,
+            meaning: $meaning,
+        }),*];
+    };
+}
+
+metrics! {
+    ISSUED Counter Count ["key (p256, p384, ed25519, rsa)"] "Certificates issued, by kind of key.";
+    REFUSED Counter Count ["reason"] "Requests for certificates refused, by reason: what is wrong with the token (`token_*`), with the signing request (`csr_*`), or `identity`, `not_signing`, `rate`, `busy`, `deadline`.";
+    DURATION Histogram Seconds [""] "How long a request for a certificate took, whatever came of it.";
+    CALLS Gauge Count [""] "Requests for certificates that are being served or wait for it.";
+    WATCHERS Gauge Count [""] "Members that follow the trust bundle.";
+    ISSUER_EXPIRY Gauge Seconds [""] "When the signing issuer expires, in seconds since 1970.";
+    ROOT_EXPIRY Gauge Seconds ["which (earliest, latest)"] "When the earliest and the latest trusted root expire, in seconds since 1970.";
+    SERVER_EXPIRY Gauge Seconds [""] "When the authority's own certificate expires, in seconds since 1970.";
+    ROOTS Gauge Count [""] "Trusted roots.";
+    ROTATION_PHASE Gauge Count ["phase (steady, announced, retiring)"] "1 for the phase in which the change of roots is.";
+    ROTATIONS Counter Count ["step (announce, issue, retire, renew)"] "Steps of rotation that were done, by kind.";
+    ROTATION_FAILURES Counter Count [""] "Renewals of the issuer and reloads of its files that failed.";
+}
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
-    for (name, kind, unit, help) in TABLE {
+    for Metric { name, kind, unit, meaning, .. } in METRICS {
         match kind {
-            Kind::Counter => metrics::describe_counter!(*name, *unit, *help),
-            Kind::Gauge => metrics::describe_gauge!(*name, *unit, *help),
-            Kind::Histogram => metrics::describe_histogram!(*name, *unit, *help),
+            Kind::Counter => metrics::describe_counter!(*name, *unit, *meaning),
+            Kind::Gauge => metrics::describe_gauge!(*name, *unit, *meaning),
+            Kind::Histogram => metrics::describe_histogram!(*name, *unit, *meaning),
         }
     }
 }
@@ -71,9 +116,9 @@ mod tests {
 
     #[test]
     fn names_follow_the_rules() {
-        for (name, kind, ..) in TABLE {
+        for Metric { name, kind, .. } in METRICS {
             assert!(name.starts_with(mesh_api::names::METRIC_PREFIX));
-            assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Configuration. Floor 1: imports `index` for what it configures. How it is loaded is `mesh_api::config`'s.
 
+mod keys;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use mesh_api::{
@@ -12,6 +14,7 @@ use mesh_api::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::keys::KEYS;
 use crate::index::Settings;
 
 /// Port of the admin server where none is configured.

@@ -143,12 +143,13 @@ impl Member {
     async fn renew(&self, mut issuer: watch::Receiver<String>) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut rng = self.sys.entropy.rng();
+        let mut acted_on = String::new();
         loop {
             match self.certify().await {
                 Ok(signer) => {
                     backoff.reset();
                     self.ready.send_replace(true);
-                    self.wait_for_renewal(&mut issuer, &signer).await;
+                    self.wait_for_renewal(&mut issuer, &signer, &mut acted_on).await;
                 }
                 Err(error) => {
                     let wait = backoff.next_wait(rng.next_u32());
@@ -160,16 +161,17 @@ impl Member {
     }
 
     /// Until about two thirds of the certificate's life are over, or the authority signs with another issuer than `signer`.
-    async fn wait_for_renewal(&self, issuer: &mut watch::Receiver<String>, signer: &str) {
+    async fn wait_for_renewal(&self, issuer: &mut watch::Receiver<String>, signer: &str, acted_on: &mut String) {
         let credentials = self.keeper.current();
         let Some(identity) = &credentials.identity else { return };
         // What is left, not the whole life: certificates are dated back, which counts where they live for seconds.
         let left = identity.not_after().duration_since(self.sys.clock.now()).unwrap_or_default();
         let wait = self.sys.entropy.jitter(left.mul_f64(RENEW_AFTER)).max(RETRY.0);
-        // A bundle that was sent before the certificate was issued names the older issuer: only what comes later counts.
-        let other = issuer.wait_for(|now| !now.is_empty() && now != signer);
-        let changed = matches!(timeout(wait, other).await, Ok(Ok(_)));
-        if changed {
+        // Each mark is acted on once: while the stream is behind, it names an older issuer than the certificate's.
+        let other = issuer.wait_for(|now| !now.is_empty() && now != signer && now != acted_on);
+        let changed = timeout(wait, other).await.ok().and_then(Result::ok).map(|now| now.clone());
+        if let Some(now) = changed {
+            *acted_on = now;
             let spread = f64::from(self.sys.entropy.rng().next_u32()) / f64::from(u32::MAX);
             tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
         }

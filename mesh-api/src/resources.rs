@@ -7,6 +7,7 @@
 mod core;
 mod gateway;
 mod mesh;
+pub mod reference;
 
 pub use self::{
     core::{Metadata, Namespace, Service, ServicePort, ServiceSpec, TargetPort},

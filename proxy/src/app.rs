@@ -206,10 +206,13 @@ async fn wait(
     workers: u16,
     awaited: impl Fn(&Progress) -> bool,
 ) -> anyhow::Result<()> {
-    for _ in 0..workers {
+    let mut missing = workers;
+    while missing > 0 {
         tokio::select! {
             report = reports.recv() => match report {
-                Some(report) if awaited(&report) => {}
+                Some(report) if awaited(&report) => missing -= 1,
+                // Told late, where the drain time was over before.
+                Some(Progress::InboundEmpty) => {}
                 Some(Progress::Ended(Err(error))) => anyhow::bail!(error),
                 other => anyhow::bail!("a worker ended unexpectedly: {other:?}"),
             },

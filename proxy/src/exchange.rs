@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use mesh_api::names;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Account {
     pub status: StatusCode,
     /// A gRPC status other than 0 in its headers or trailers.
     pub grpc_failed: bool,
+    /// The mesh itself answered, here or at the peer; nobody else may say so.
+    pub by_mesh: bool,
     /// Why the proxy answered, where it did.
     pub refused: Option<Code>,
 }
@@ -79,6 +82,7 @@ impl Account {
             trail: None,
             status: StatusCode::OK,
             grpc_failed: false,
+            by_mesh: false,
             refused: None,
         }
     }
@@ -89,7 +93,7 @@ impl Account {
             match outcome {
                 Outcome::Canceled => drop(pick),
                 Outcome::Error => pick.ended(false),
-                Outcome::Status(status) => pick.ended(!status.is_server_error()),
+                Outcome::Status(status) | Outcome::Refused(status) => pick.ended(!is_unreachable(status)),
             }
         }
         self.metrics.record(outcome, took);
@@ -109,7 +113,7 @@ impl Account {
     fn result(&self, outcome: Outcome) -> String {
         match (self.refused, outcome) {
             (Some(code), _) => code.as_str().to_owned(),
-            (None, Outcome::Status(status)) => status.as_str().to_owned(),
+            (None, Outcome::Status(status) | Outcome::Refused(status)) => status.as_str().to_owned(),
             (None, Outcome::Error) => "error".to_owned(),
             (None, Outcome::Canceled) => "canceled".to_owned(),
         }
@@ -205,6 +209,7 @@ impl Pending {
         if let Some(account) = account.as_mut() {
             account.status = response.status();
             account.grpc_failed = grpc_failed(response.headers());
+            account.by_mesh = response.headers().contains_key(names::HEADER_ERROR);
         }
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         response.map(|body| Tracked { body, account, deadline })
@@ -235,11 +240,17 @@ impl Tracked {
 
     fn outcome(&self) -> Outcome {
         match &self.account {
+            Some(account) if account.by_mesh => Outcome::Refused(account.status),
             Some(account) if account.grpc_failed => Outcome::Error,
             Some(account) => Outcome::Status(account.status),
             None => Outcome::Canceled,
         }
     }
+}
+
+/// Tells about the endpoint rather than about the request: an application's own 500 does not.
+fn is_unreachable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 fn grpc_failed(fields: &HeaderMap) -> bool {

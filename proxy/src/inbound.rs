@@ -20,7 +20,6 @@ use std::{
 use ::http::Request;
 use bytes::Bytes;
 use mesh_api::{
-    model::Protocol,
     names,
     spiffe::SpiffeId,
     sys::Stream,
@@ -37,7 +36,7 @@ use crate::{
     fault::{Code, Fault},
     l4::Prefixed,
     l7::{body::Body, h1, h2},
-    sniff::{self, Seen},
+    sniff::{self, GRACE_INBOUND, SILENCE, Seen},
     telemetry::metrics::{Direction, Edge},
     upstream::{Upstream, dial::HandshakeMetrics},
     worker::{Phase, Worker},
@@ -120,12 +119,11 @@ impl Inbound {
         };
         let arrival = Arrival { peer, identity: None };
         let app = self.app(app);
-        let seen = if state.protocol() == Protocol::Opaque && !state.is_strict() {
-            sniff::either_side(&mut stream, false, tcp::dial(Rc::clone(&app))).await
-        } else if state.is_strict() || state.protocol().is_http() {
+        let seen = if state.is_strict() || state.protocol().is_http() {
             sniff::client_side(&mut stream).await
         } else {
-            sniff::either_side(&mut stream, state.server_speaks_first(), tcp::dial(Rc::clone(&app))).await
+            // Also where the server is known to speak first: the caller may be a sidecar, whose greeting must be first.
+            sniff::either_side(&mut stream, GRACE_INBOUND, SILENCE, tcp::dial(Rc::clone(&app))).await
         };
         match seen {
             Seen::Closed => {}
@@ -137,11 +135,14 @@ impl Inbound {
             Seen::Http2(prefix) if state.speaks_http() => {
                 self.serve_http2(Prefixed::new(prefix, stream), arrival, state, app, false).await;
             }
+            // Declared as HTTP: what is something else gets the codec's refusal, and reaches the application never.
+            Seen::Tls(prefix) | Seen::Opaque(prefix) if state.protocol().is_http() => {
+                self.serve_http1(stream, prefix, arrival, state, app).await;
+            }
             Seen::Http1(prefix) | Seen::Http2(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
                 tcp::carry(&self.worker, Prefixed::new(prefix, stream), &arrival, &state, &app).await;
             }
             Seen::Server(upstream, first) => {
-                state.server_spoke_first();
                 tcp::carry_on(&self.worker, stream, *upstream, first, &arrival, &state).await;
             }
         }
@@ -159,6 +160,10 @@ impl Inbound {
         arrival.identity = Some(identity);
         if stream.get_ref().1.alpn_protocol() == Some(names::ALPN_MESH_HTTP) {
             self.serve_http2(stream, arrival, state, app, true).await;
+        } else if state.protocol().is_http() {
+            // Bytes that nobody looks at could hold requests with somebody else's name in them.
+            let fault = Fault::new(Code::Denied, "the port is declared as HTTP, and this is not");
+            self.refuse(stream.get_ref().0.get_ref(), &fault);
         } else {
             tcp::carry(&self.worker, stream, &arrival, &state, &app).await;
         }

@@ -7,7 +7,7 @@ mod destination;
 mod http;
 mod tcp;
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
 
 use ::http::{Request, Response};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{
     fault::{Code, Fault, is_grpc},
     l4::{Prefixed, rest},
     l7::{body::Body, h1, h2},
-    sniff::{self, Seen},
+    sniff::{self, GRACE, SILENCE, SILENCE_OWN, Seen},
     telemetry::metrics::Direction,
     tunnel::Afterwards,
     worker::{Phase, Worker},
@@ -78,10 +78,13 @@ impl Outbound {
     async fn carry(self: &Rc<Self>, mut stream: Stream, destination: &Rc<Destination>) {
         let seen = match destination.protocol() {
             Protocol::Opaque | Protocol::Tls => Seen::Opaque(Bytes::new()),
-            Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => sniff::http_version(&mut stream).await,
+            Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => sniff::http_version(&mut stream, SILENCE_OWN).await,
             Protocol::Detect => {
                 let dial = tcp::dial(Rc::clone(destination));
-                sniff::either_side(&mut stream, destination.server_speaks_first(), dial).await
+                {
+                    let grace = if destination.server_speaks_first() { Duration::ZERO } else { GRACE };
+                    sniff::either_side(&mut stream, grace, SILENCE_OWN, dial).await
+                }
             }
         };
         match seen {
@@ -134,7 +137,7 @@ impl Outbound {
     /// Tells the application why, where it speaks HTTP; otherwise closes.
     async fn refuse(&self, mut stream: Stream, fault: Fault) {
         self.worker.outbound_refusals.record(&fault);
-        match sniff::http_version::<std::convert::Infallible>(&mut stream).await {
+        match sniff::http_version::<std::convert::Infallible>(&mut stream, SILENCE).await {
             Seen::Http1(prefix) => {
                 let service = |request: Request<h1::Incoming>| {
                     let response = refusal(&fault, request.headers());

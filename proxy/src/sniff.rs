@@ -18,9 +18,15 @@ use crate::{
 /// Bytes read at once.
 const READ: usize = 4 * 1024;
 /// Most clients that speak first do so within this time; before it the server is not bothered with a connection.
-const GRACE: Duration = Duration::from_millis(5);
-/// Where neither side has said anything for this long, the connection is carried as it is.
-const SILENCE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_millis(5);
+/// Sidecars greet at once, but making their keys takes a moment: longer for callers from elsewhere.
+pub const GRACE_INBOUND: Duration = Duration::from_millis(50);
+/// A caller from elsewhere that has not said what it wants for this long is not waited for any more.
+pub const SILENCE: Duration = Duration::from_secs(10);
+/// The own application may keep a connection for later use.
+pub const SILENCE_OWN: Duration = Duration::from_secs(3600);
+/// First byte of a TLS record with a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What was seen. Bytes that were read are in it and belong in front of the rest.
 pub enum Seen<S = std::convert::Infallible> {
@@ -51,19 +57,6 @@ impl<S> Seen<S> {
             Detected::Opaque | Detected::NeedMore => Self::Opaque(prefix),
         }
     }
-
-    /// The same without a server, which was not asked.
-    #[must_use]
-    pub fn widen<T>(self) -> Seen<T> {
-        match self {
-            Self::Closed | Self::Server(..) => Seen::Closed,
-            Self::Http1(prefix) => Seen::Http1(prefix),
-            Self::Http2(prefix) => Seen::Http2(prefix),
-            Self::Mesh(prefix) => Seen::Mesh(prefix),
-            Self::Tls(prefix) => Seen::Tls(prefix),
-            Self::Opaque(prefix) => Seen::Opaque(prefix),
-        }
-    }
 }
 
 /// What the client says, where it must speak first. Silence for too long is a close.
@@ -73,18 +66,21 @@ pub async fn client_side<S>(stream: &mut Stream) -> Seen<S> {
 
 /// Which HTTP the client speaks on a port that is declared as HTTP. What is neither is left to the HTTP/1 codec, which
 /// refuses it with the right words.
-pub async fn http_version<S>(stream: &mut Stream) -> Seen<S> {
-    match client_side(stream).await {
+pub async fn http_version<S>(stream: &mut Stream, patience: Duration) -> Seen<S> {
+    let seen = timeout(patience, listen(stream, &mut BytesMut::new())).await.unwrap_or(Seen::Closed);
+    match seen {
         Seen::Mesh(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => Seen::Http1(prefix),
         seen => seen,
     }
 }
 
 /// What either side says first. Both are watched: the server is connected to (`dial`) while the client is silent, at once
-/// where it is known to speak first. A server that cannot be reached says nothing; the client may still.
+/// where it is known to speak first. A server that cannot be reached says nothing; the client may still. Where nobody
+/// has said enough within `patience`, the connection is to be closed.
 pub async fn either_side<S, E>(
     stream: &mut Stream,
-    server_first: bool,
+    grace: Duration,
+    patience: Duration,
     dial: impl Future<Output = Result<S, E>>,
 ) -> Seen<S>
 where
@@ -93,9 +89,7 @@ where
     let mut prefix = BytesMut::new();
     let seen = {
         let server = async {
-            if !server_first {
-                sleep(GRACE).await;
-            }
+            sleep(grace).await;
             server_side(dial).await
         };
         let mut server = pin!(server);
@@ -110,13 +104,18 @@ where
                 },
             }
         };
-        timeout(SILENCE, either).await
+        timeout(patience, either).await
     };
     match seen {
         Ok(Seen::Server(upstream, first)) if prefix.is_empty() => Seen::Server(upstream, first),
+        // Half of a greeting of TLS: it must not be taken for something else because the server was faster.
+        Ok(Seen::Server(..)) if prefix.first() == Some(&TLS_HANDSHAKE) => {
+            timeout(patience.min(SILENCE), listen(stream, &mut prefix)).await.unwrap_or(Seen::Closed)
+        }
         // Both spoke at once: what the client said goes to the server as it is.
-        Ok(Seen::Server(..)) | Err(_) => Seen::Opaque(prefix.freeze()),
+        Ok(Seen::Server(..)) => Seen::Opaque(prefix.freeze()),
         Ok(seen) => seen,
+        Err(_) => Seen::Closed,
     }
 }
 

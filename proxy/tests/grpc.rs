@@ -1,6 +1,8 @@
 //! gRPC through two sidecars, with a real client and a real server of it: all four kinds of calls, errors, deadlines,
 //! cancellation, refusals.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::{

@@ -134,6 +134,8 @@ async fn a_denial_names_its_policy_to_members_only() {
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(!answer.contains("no-admin"), "a caller outside the mesh learns no names: {answer}");
     assert_eq!(get(pair.entry, "/public").await.unwrap().0, 200);
+    let labels = ["mesh_requests_total", "outbound", "status=\"refused\"", "sa/cart"];
+    assert_eq!(pair.client.metric(&labels).await, Some(1.0));
     let labels = ["mesh_refusals_total", "denied", "AuthorizationPolicy/shop/no-admin"];
     assert_eq!(pair.server.metric(&labels).await, Some(2.0));
 

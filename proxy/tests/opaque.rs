@@ -1,5 +1,7 @@
 //! Connections that are not HTTP, through two sidecars: breaks look like breaks, pauses are nobody's business.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use mesh_api::model::Protocol;

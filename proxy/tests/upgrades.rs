@@ -1,5 +1,7 @@
 //! Connections that become tunnels, WebSocket above all: through two sidecars, through one, and where nobody agrees.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use mesh_api::model::Protocol;

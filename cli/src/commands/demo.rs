@@ -20,7 +20,7 @@ use crate::{
         runner::{Running, Wish},
         state::StateDir,
     },
-    view::{Scrape, status::Status},
+    view::{Scrape, edges, status::Status},
 };
 
 /// How long anything may take to become ready.
@@ -156,8 +156,9 @@ async fn show(
                 Some(notice) = notices.next() => screen.notice(notice, out)?,
                 _ = tick.tick() => {
                     let (status, after) = Status::ask(&mesh.file(), before.as_ref()).await;
+                    let totals = edges::edges(None, &after);
                     if before.replace(after).is_some() {
-                        screen.show(&status, out)?;
+                        screen.show(&status, &totals, out)?;
                     }
                 }
             }

@@ -10,7 +10,10 @@ use crate::{
 
 /// Arguments of `meshctl status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshctl status\n  meshctl status --watch\n  meshctl status -o json --interval 5")]
+#[command(
+    after_help = "Examples:\n  meshctl status\n  meshctl status --watch\n  meshctl status -o json --interval 5\n\n\
+    The exit code is 1 where a part is not ready, or a sidecar is not connected or not in sync."
+)]
 pub struct Args {
     /// Folder of the running mesh [default: $XDG_RUNTIME_DIR/mesh, else /tmp/mesh-UID].
     #[arg(long, value_name = "DIR")]

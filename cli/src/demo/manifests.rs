@@ -21,7 +21,7 @@ pub const POLICY: &str = "AuthorizationPolicy/demo/payments-only-from-cart";
 /// Share of the payments that go to v2.
 pub const SHARE_OF_V2: f64 = 0.10;
 
-/// An edge that carries requests: source workload, destination services, workloads behind them, and both accounts.
+/// An edge: who calls which service, and who answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     /// Calling workload, which is its account too.
@@ -42,6 +42,9 @@ pub const EDGES: [Expected; 5] = [
     Expected { source: "cart", service: "payments-v2", workload: "payments-v2", account: "payments" },
     Expected { source: "cart", service: "inventory", workload: "inventory", account: "inventory" },
 ];
+
+/// The edge that carries bytes.
+pub const STREAM: Expected = Expected { source: "inventory", service: "store", workload: "store", account: "store" };
 
 /// Manifests for one demo, on a loopback network of its own.
 #[derive(Clone, Debug)]
@@ -140,7 +143,7 @@ mod tests {
         let (objects, _) = load_dir(dir.path());
         let references: Vec<_> = objects.iter().map(|object| object.value.object_ref().to_string()).collect();
         assert!(references.iter().any(|reference| reference == POLICY));
-        for edge in EDGES {
+        for edge in EDGES.into_iter().chain([STREAM]) {
             assert!(references.contains(&format!("Service/{NAMESPACE}/{}", edge.service)), "{edge:?}");
             let workload = objects.iter().find_map(|object| match &object.value {
                 Resource::ExternalWorkload(one) if one.metadata.name == edge.workload => Some(one),

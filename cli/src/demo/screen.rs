@@ -50,12 +50,12 @@ impl Screen {
         Ok(())
     }
 
-    /// Shows the state of the mesh.
+    /// Shows the state of the mesh; `totals` are the edges since the start.
     ///
     /// # Errors
     /// Where it cannot be printed.
-    pub fn show(&self, status: &Status, out: &mut Out) -> io::Result<()> {
-        let text = self.text(status, out.colour());
+    pub fn show(&self, status: &Status, totals: &[Edge], out: &mut Out) -> io::Result<()> {
+        let text = self.text(status, totals, out.colour());
         if !out.terminal() {
             return out.raw(&text);
         }
@@ -83,11 +83,11 @@ impl Screen {
         }
     }
 
-    fn text(&self, status: &Status, colour: bool) -> String {
+    fn text(&self, status: &Status, totals: &[Edge], colour: bool) -> String {
         let mut text = Tone::Strong.paint("The demo of the mesh; Ctrl-C ends it", colour) + "\n\n";
         text.push_str(&edge_table(&status.edges).render(colour));
         text.push('\n');
-        text.push_str(&format!("{}\n", split(&status.edges)));
+        text.push_str(&format!("{}\n", split(totals)));
         let refusals = refusal_table(&status.refusals);
         if !refusals.is_empty() {
             text.push('\n');
@@ -113,7 +113,7 @@ fn ansi(command: &impl Command) -> String {
     text
 }
 
-/// How payments are shared out at the moment.
+/// How payments were shared out so far.
 fn split(edges: &[Edge]) -> String {
     let rate = |name: &str| -> f64 {
         let to = format!("{NAMESPACE}/{name}");

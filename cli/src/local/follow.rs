@@ -28,6 +28,8 @@ use crate::{io::Tone, query};
 
 /// How often the folder of manifests is looked at.
 const LOOK: Duration = Duration::from_millis(300);
+/// A file that could not be written is tried again after this time.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// Changes of what runs that come this close together are written at once.
 const SETTLE: Duration = Duration::from_millis(20);
 /// How often the controller is asked for problems, and members that joined are looked after.
@@ -114,8 +116,15 @@ async fn file(mesh: Arc<Mesh>) -> anyhow::Result<()> {
         changes.borrow_and_update();
         let file = mesh.file();
         if written.as_ref() != Some(&file) {
-            mesh.settings.state.write_json(&path, &file)?;
-            written = Some(file);
+            match mesh.settings.state.write_json(&path, &file) {
+                Ok(()) => written = Some(file),
+                Err(error) => {
+                    // A disk that is full for a moment must not end a mesh that runs.
+                    mesh.settings.reporter.say(Tone::Warn, format!("{} is not written: {error:#}", path.display()));
+                    sleep(WRITE_AGAIN).await;
+                    continue;
+                }
+            }
         }
         changes.changed().await?;
         sleep(SETTLE).await;

@@ -159,13 +159,17 @@ impl Keeper {
 
     /// Until the process ended: how, or `None` where it was told to.
     async fn watch(&mut self, mut child: Child) -> Option<String> {
-        self.say(Doing::Running(child.id().unwrap_or_default()));
+        let group = child.id();
+        self.say(Doing::Running(group.unwrap_or_default()));
         let ended = tokio::select! {
             ended = child.wait() => Some(ended),
             _ = self.orders.wait_for(|wanted| *wanted == Wanted::Down) => None,
         };
         match ended {
-            Some(Ok(status)) => Some(process::how_it_ended(status)),
+            Some(Ok(status)) => {
+                process::clear(group);
+                Some(process::how_it_ended(status))
+            }
             Some(Err(error)) => Some(format!("cannot be watched: {error}")),
             None => {
                 if let Err(error) = process::terminate(&mut child, self.spec.grace).await {

@@ -133,11 +133,15 @@ pub async fn terminate(child: &mut Child, grace: Duration) -> io::Result<ExitSta
             child.wait().await?
         }
     };
-    // What the program started and left behind; the program itself is gone.
+    clear(group);
+    Ok(status)
+}
+
+/// Ends what a program that is gone started and left behind: it would keep the port of its successor.
+pub fn clear(group: Option<u32>) {
     if let Some(group) = group.and_then(|pid| i32::try_from(pid).ok()) {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
-    Ok(status)
 }
 
 fn signal(group: Option<u32>, signal: Signal) {

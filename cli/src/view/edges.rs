@@ -26,10 +26,6 @@ pub mod names {
     pub const BUILD: &str = "mesh_build_info";
     /// Connections accepted.
     pub const CONNECTIONS: &str = "mesh_connections_total";
-    /// Handshakes between sidecars.
-    pub const HANDSHAKES: &str = "mesh_tls_handshakes_total";
-    /// Bytes of connections that are not HTTP.
-    pub const BYTES: &str = "mesh_transferred_bytes_total";
     /// Labels that tell one edge from another.
     pub const EDGE: [&str; 6] =
         ["source_namespace", "source", "destination_namespace", "destination", "protocol", "route"];
@@ -46,9 +42,10 @@ pub struct Edge {
     pub protocol: String,
     /// Route, where one was involved.
     pub route: String,
-    /// Requests a second.
+    /// Requests a second; connections where none are told apart.
     pub requests_per_second: f64,
-    /// Share of the requests that did not fail (5xx, broken off, gRPC error); none where there was no request.
+    /// Share of the requests that did not fail (5xx, refused by the mesh, broken off, gRPC error); none where there was no
+    /// request, or none that is told apart.
     pub success: Option<f64>,
     /// Median, in seconds.
     pub p50: Option<f64>,
@@ -128,13 +125,19 @@ fn grown(sample: &Sample, earlier: &Earlier<'_>) -> f64 {
 
 /// Calls that leave, and calls that arrive from somebody without a sidecar.
 fn counts(sample: &Sample) -> bool {
-    let known = sample.name == names::REQUESTS || sample.name == names::DURATION_BUCKET;
+    let known = sample.name == names::REQUESTS || sample.name == names::DURATION_BUCKET || is_stream(sample);
     known && (sample.label("direction") == "outbound" || sample.label("tls") == "none")
+}
+
+/// A connection that carries no requests is counted by itself.
+fn is_stream(sample: &Sample) -> bool {
+    sample.name == names::CONNECTIONS && sample.label("protocol") == "tcp"
 }
 
 #[derive(Debug, Default)]
 struct Gathered {
     requests: f64,
+    streams: bool,
     failed: f64,
     plain: bool,
     seen: bool,
@@ -173,14 +176,15 @@ impl Gathered {
             return;
         }
         self.seen = true;
+        self.streams |= is_stream(sample);
         self.requests += grown;
         let status = sample.label("status");
-        if matches!(status, "5xx" | "error") {
+        if matches!(status, "5xx" | "error" | "refused") {
             self.failed += grown;
         }
         if grown > 0.0 {
             // What the sidecar answered by itself went over no wire: it has no peer, and says nothing about TLS.
-            let own = sample.label("peer").is_empty() && matches!(status, "4xx" | "5xx" | "error" | "canceled");
+            let own = sample.label("peer").is_empty() && matches!(status, "refused" | "error" | "canceled");
             self.plain |= sample.label("tls") == "none" && !own;
             if !sample.label("peer").is_empty() {
                 self.identities.insert(sample.label("peer").to_owned());
@@ -200,7 +204,7 @@ impl Gathered {
             protocol: protocol.clone(),
             route: route.clone(),
             requests_per_second: self.requests / seconds,
-            success: (self.requests > 0.0).then(|| 1.0 - self.failed / self.requests),
+            success: (self.requests > 0.0 && !self.streams).then(|| 1.0 - self.failed / self.requests),
             p50: quantile(&self.buckets, 0.5),
             p99: quantile(&self.buckets, 0.99),
             mutual: self.requests > 0.0 && !self.plain && !self.identities.is_empty(),

@@ -89,10 +89,10 @@ pub fn edge_table(edges: &[Edge]) -> Table {
                 (format!("{:.1}%", share * 100.0), tone)
             }
         };
-        let identity = match (edge.mutual, edge.success) {
+        let identity = match (edge.mutual, edge.requests_per_second > 0.0) {
             (true, _) => (edge.identities.iter().cloned().collect::<Vec<_>>().join(", "), Tone::Good),
-            (false, None) => ("-".into(), Tone::Faint),
-            (false, Some(_)) => ("none: not every call went over mutual TLS".into(), Tone::Bad),
+            (false, false) => ("-".into(), Tone::Faint),
+            (false, true) => ("none: not every call went over mutual TLS".into(), Tone::Bad),
         };
         table.toned([
             (edge.source.clone(), Tone::Plain),
@@ -150,7 +150,7 @@ mod tests {
         let text = edge_table(std::slice::from_ref(&edge)).render(false);
         let cells: Vec<_> = text.lines().nth(1).unwrap().split_ascii_whitespace().collect();
         assert_eq!(cells, ["shop/web", "shop/cart", "http1", "0.0", "-", "-", "12.5ms", "-"]);
-        let plain = Edge { success: Some(0.5), ..edge };
+        let plain = Edge { requests_per_second: 1.0, ..edge };
         assert!(edge_table(&[plain]).render(false).contains("not every call went over mutual TLS"));
     }
 }

@@ -9,7 +9,7 @@ use mesh_api::{
     model::Target,
     sys::{Listener, Stream},
 };
-use tokio::{task::LocalSet, time::timeout};
+use tokio::{sync::mpsc, task::LocalSet, time::timeout};
 
 use super::{Ground, Progress};
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
 /// A worker on a thread of its own.
 pub(super) fn thread(ground: Ground) {
     let progress = ground.progress.clone();
+    let unwinding = Unwinding(progress.clone());
     let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let local = LocalSet::new();
@@ -31,8 +32,21 @@ pub(super) fn thread(ground: Ground) {
         }
         Err(error) => Err(error.to_string()),
     };
+    drop(unwinding);
     // The proxy is gone already.
     let _ = progress.blocking_send(Progress::Ended(ended));
+}
+
+/// Tells that a worker panicked: the proxy must not go on with fewer.
+struct Unwinding(mpsc::Sender<Progress>);
+
+impl Drop for Unwinding {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The queue has room for all that a worker ever says.
+            let _ = self.0.try_send(Progress::Ended(Err("a worker panicked".to_owned())));
+        }
+    }
 }
 
 /// A worker in the local set that surrounds it.

@@ -104,7 +104,8 @@ impl Store {
         if self.destinations.len() >= self.max {
             // Whatever nobody uses makes room, what does not exist first: a scan must not shut out real destinations.
             let unused = self.destinations.iter().filter(|(_, entry)| entry.news.receiver_count() == 0);
-            let (gone, _) = unused.min_by_key(|(_, entry)| (entry.known().is_some(), entry.idle_since))?;
+            let (gone, _) = unused
+                .min_by_key(|(_, entry)| (entry.known().is_some(), entry.idle_since.is_none(), entry.idle_since))?;
             let gone = gone.clone();
             self.destinations.remove(&gone);
             tell.push(Reply::Unsubscribe(proto::Unsubscribe { key: Some(key_of(&gone)) }));

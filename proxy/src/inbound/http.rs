@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use mesh_api::{model::Protocol, names};
 use tokio::time::Instant;
 
@@ -90,8 +90,8 @@ impl Said {
         let http2 = parts.headers.get(names::HEADER_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         // A peer that is known is not therefore trusted: it may not ask for what callers may not.
-        let upgrade = parts.headers.get(HEADER_UPGRADE).filter(|protocol| !tunnel::is_http2(protocol)).cloned();
-        Self { version, upgrade }
+        let upgrade = parts.headers.get(HEADER_UPGRADE).filter(|_| parts.method == Method::GET);
+        Self { version, upgrade: upgrade.filter(|protocol| !tunnel::is_http2(protocol)).cloned() }
     }
 }
 

@@ -1,10 +1,6 @@
 //! The policy of the own workload as one worker uses it: compiled for each port that was reached.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use mesh_api::model::{Protocol, policy::InboundPolicy};
 use tokio::time::timeout;
@@ -33,7 +29,6 @@ pub(crate) struct PortState {
     port: u16,
     follow: RefCell<Follow<InboundPolicy>>,
     compiled: RefCell<Rc<Compiled>>,
-    server_first: Cell<bool>,
 }
 
 struct Compiled {
@@ -74,7 +69,7 @@ impl PortState {
             State::Waiting | State::Missing(_) => return None,
         };
         let (follow, compiled) = (RefCell::new(follow), RefCell::new(compiled));
-        Some(Self { port, follow, compiled, server_first: Cell::new(false) })
+        Some(Self { port, follow, compiled })
     }
 
     fn current(&self) -> Rc<Compiled> {
@@ -108,14 +103,6 @@ impl PortState {
     /// False where bytes that look like HTTP are not to be taken for it.
     pub(super) fn speaks_http(&self) -> bool {
         !matches!(self.protocol(), Protocol::Opaque | Protocol::Tls)
-    }
-
-    pub(super) fn server_speaks_first(&self) -> bool {
-        self.server_first.get()
-    }
-
-    pub(super) fn server_spoke_first(&self) {
-        self.server_first.set(true);
     }
 
     /// Whether a connection may be made at all.

@@ -160,7 +160,7 @@ impl Destination {
     fn refresh(&self) -> bool {
         let mut follow = self.follow.borrow_mut();
         if !follow.has_changed().unwrap_or(false) {
-            return true;
+            return !matches!(&*follow.borrow(), State::Missing(_));
         }
         let state = follow.borrow_and_update().clone();
         match state {

@@ -205,23 +205,30 @@ impl Attempt<'_> {
         Ok(answered)
     }
 
-    /// Sends; once more, to another endpoint, what got no answer and cannot have been worked on, or may be twice.
+    /// Sends; once more, to another endpoint where there is one, what cannot have been worked on, or may be twice.
     async fn send(&self, parts: Parts, body: Body, asked: Option<&Asked>) -> Result<Answered, Fault> {
         let repeatable = is_repeatable(&parts.method, &body);
-        let elsewhere = self.backend.balancer.borrow().ready() > 1;
-        let spare = (elsewhere && asked.is_none()).then(|| parts.clone());
-        let failed = match self.once(parts, body, asked, None, repeatable).await {
+        let spare = asked.is_none().then(|| parts.clone());
+        let mut failed = match self.once(parts, body, asked, None, repeatable).await {
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
-        let (Some(parts), Some(body), true) = (spare, failed.body, failed.unprocessed || (failed.lost && repeatable))
-        else {
-            return Err(failed.fault);
-        };
-        let retries = if failed.unprocessed { &self.worker.retries } else { &self.worker.retries_lost };
-        retries.increment(1);
-        let again = self.once(parts, body, None, failed.endpoint, repeatable).await;
-        again.map_err(|failed| failed.fault)
+        let Some(parts) = spare else { return Err(failed.fault) };
+        for nth in 1..TRIES {
+            let retries = match failed.unprocessed {
+                true => &self.worker.retries,
+                // It may be this request that breaks connections: not more than once.
+                false if failed.lost && repeatable && nth == 1 => &self.worker.retries_lost,
+                false => break,
+            };
+            let Some(body) = failed.body.take() else { break };
+            retries.increment(1);
+            failed = match self.once(parts.clone(), body, None, failed.endpoint, repeatable).await {
+                Ok(answered) => return Ok(answered),
+                Err(failed) => failed,
+            };
+        }
+        Err(failed.fault)
     }
 
     /// Sends to one endpoint that takes the request.

@@ -29,8 +29,8 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "mesh_requests_total",
         kind: "counter",
-        labels: "those of mesh_request_duration_seconds, and status (2xx, ..., error, canceled)",
-        meaning: "Requests that ended, by the class of their status; a gRPC status other than 0 counts as error.",
+        labels: "those of mesh_request_duration_seconds, and status (2xx, ..., refused, error, canceled)",
+        meaning: "Requests that ended, by the class of their status. What the mesh answered itself, here or at the peer, is refused; a gRPC status other than 0 is error.",
     },
     Metric {
         name: "mesh_request_duration_seconds",
@@ -188,20 +188,22 @@ impl Edge {
 pub enum Outcome {
     /// With this status.
     Status(StatusCode),
+    /// Answered by the mesh itself, here or at the peer.
+    Refused(StatusCode),
     /// Broken off by the upstream, or with a gRPC status other than 0.
     Error,
     /// Broken off by the caller.
     Canceled,
 }
 
-const CLASSES: [&str; 7] = ["1xx", "2xx", "3xx", "4xx", "5xx", "error", "canceled"];
+const CLASSES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "error", "canceled", "refused"];
 
 /// Handles of one edge; a class's counter is made with its first request.
 #[derive(Debug)]
 pub struct RequestMetrics {
     telemetry: Arc<Telemetry>,
     edge: Edge,
-    classes: [OnceCell<Counter>; 7],
+    classes: [OnceCell<Counter>; CLASSES.len()],
     duration: OnceCell<Histogram>,
 }
 
@@ -231,6 +233,7 @@ impl RequestMetrics {
             Outcome::Status(status) => usize::from(status.as_u16() / 100).clamp(1, 5) - 1,
             Outcome::Error => 5,
             Outcome::Canceled => 6,
+            Outcome::Refused(_) => 7,
         };
         if let (Some(cell), Some(name)) = (self.classes.get(class), CLASSES.get(class)) {
             let counter = cell.get_or_init(|| {

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use http_body::Body as _;
 use mesh_api::{names, spiffe::SpiffeId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
     time::timeout,
 };
 
@@ -52,7 +53,8 @@ pub(super) struct Link {
     /// Counts connections: what happens to an older one does not concern the newer.
     generation: Cell<u64>,
     pending: Cell<usize>,
-    streams: Rc<Streams>,
+    /// Those of the present connection.
+    streams: RefCell<Rc<Streams>>,
 }
 
 /// A stream that may be opened at once.
@@ -70,25 +72,17 @@ impl Link {
             state: RefCell::new(State::Down),
             generation: Cell::new(0),
             pending: Cell::new(0),
-            streams: Rc::default(),
+            streams: RefCell::default(),
         })
     }
 
     /// True where another stream can be opened without waiting for one to end.
     pub(super) fn has_room(&self) -> bool {
-        self.streams.open() < self.limit()
-    }
-
-    /// As many streams as the peer takes, as far as that is known.
-    fn limit(&self) -> usize {
-        match &*self.state.borrow() {
-            // One stands for not known yet: the codec holds the others back until it is.
-            State::Up(sender) => match sender.current_max_send_streams() {
-                1 => MAX_STREAMS,
-                limit => limit.min(MAX_STREAMS),
-            },
+        let limit = match &*self.state.borrow() {
+            State::Up(sender) => limit(sender),
             State::Down | State::Connecting(_) => MAX_STREAMS,
-        }
+        };
+        self.streams.borrow().open() + self.pending.get() < limit
     }
 
     /// A place for one stream. Waits for the connection, and for a free stream on it, in bounded number and time.
@@ -102,22 +96,21 @@ impl Link {
             ));
         }
         let _waiting = Waiting::begin(&self.pending);
-        let waited = timeout(self.dialer.connect_timeout, async {
-            let slot = self.streams.take(|| self.limit()).await;
-            Ok(Ready { sender: self.sender().await?, slot })
-        });
-        waited.await.unwrap_or_else(|_| {
+        let waited = timeout(self.dialer.connect_timeout, self.stream()).await;
+        waited.unwrap_or_else(|_| {
             Err(SendError::new(Code::Overloaded, "the endpoint takes no more requests", true, "no free stream in time"))
         })
     }
 
-    async fn sender(self: &Rc<Self>) -> Result<SendRequest<Bytes>, SendError> {
+    async fn stream(self: &Rc<Self>) -> Result<Ready, SendError> {
         // A connection may be found closed when it is to be used: then there is one more try with a new one.
         let mut last = None;
         for _ in 0..2 {
             let (sender, generation) = self.connected().await?;
+            let streams = Rc::clone(&self.streams.borrow());
+            let slot = streams.take(|| limit(&sender)).await;
             match sender.ready().await {
-                Ok(sender) => return Ok(sender),
+                Ok(sender) => return Ok(Ready { sender, slot }),
                 Err(error) => {
                     self.lost(generation);
                     last = Some(error);
@@ -142,27 +135,48 @@ impl Link {
         }
     }
 
-    /// Begins to connect. A task of its own sees it through: whoever waits for it may give up.
+    /// Begins to connect, in a task of its own: whoever waits may give up, and nobody keeps the link alive by waiting.
     fn connect(self: &Rc<Self>) -> Connecting {
         let generation = self.generation.get() + 1;
         self.generation.set(generation);
-        let connecting = connect(Rc::clone(self), generation).boxed_local().shared();
-        self.state.replace(State::Connecting(connecting.clone()));
-        let (link, outcome) = (Rc::clone(self), connecting.clone());
+        self.streams.replace(Rc::default());
+        let (dialer, address, identity) = (Rc::clone(&self.dialer), self.address, self.identity.clone());
+        let (link, (result, connected)) = (Rc::downgrade(self), oneshot::channel());
         tokio::task::spawn_local(async move {
-            let state = outcome.await.map_or(State::Down, State::Up);
-            let is_current = link.generation.get() == generation;
-            if is_current && matches!(&*link.state.borrow(), State::Connecting(_)) {
-                link.state.replace(state);
+            let opened = connect(&dialer, address, identity.as_ref(), &link, generation).await.map_err(Rc::new);
+            if let Some(link) = link.upgrade() {
+                link.connected_as(generation, opened.as_ref().ok());
             }
+            // Everybody gave up waiting.
+            let _ = result.send(opened);
         });
+        let broken = |_| Err(Rc::new(SendError::new(Code::ConnectFailed, "connecting broke off", true, "no result")));
+        let connecting = connected.map(move |result| result.unwrap_or_else(broken)).boxed_local().shared();
+        self.state.replace(State::Connecting(connecting.clone()));
         connecting
+    }
+
+    fn connected_as(&self, generation: u64, sender: Option<&SendRequest<Bytes>>) {
+        let waiting = matches!(&*self.state.borrow(), State::Connecting(_));
+        if waiting && self.generation.get() == generation {
+            self.state.replace(sender.cloned().map_or(State::Down, State::Up));
+        }
     }
 
     fn lost(&self, generation: u64) {
         if self.generation.get() == generation {
             self.state.replace(State::Down);
         }
+    }
+}
+
+/// As many streams as the peer takes, as far as that is known. What is asked of the codec beyond that it would queue, for
+/// as long as it takes and in any number.
+fn limit(sender: &SendRequest<Bytes>) -> usize {
+    match sender.current_max_send_streams() {
+        // Stands for not known yet: the codec holds the others back for the moment that takes.
+        1 => MAX_STREAMS,
+        limit => limit.min(MAX_STREAMS),
     }
 }
 
@@ -181,25 +195,30 @@ impl Drop for Waiting<'_> {
     }
 }
 
-async fn connect(link: Rc<Link>, generation: u64) -> Result<SendRequest<Bytes>, Rc<SendError>> {
-    let opened = match &link.identity {
-        None => open(&link, dial::plain(&link.dialer, link.address).await?, generation).await,
+async fn connect(
+    dialer: &Dialer,
+    address: SocketAddr,
+    identity: Option<&SpiffeId>,
+    link: &Weak<Link>,
+    generation: u64,
+) -> Result<SendRequest<Bytes>, SendError> {
+    match identity {
+        None => open(link, dial::plain(dialer, address).await?, generation).await,
         Some(identity) => {
-            let stream = dial::mutual(&link.dialer, link.address, identity, names::ALPN_MESH_HTTP).await?;
-            open(&link, stream, generation).await
+            let stream = dial::mutual(dialer, address, identity, names::ALPN_MESH_HTTP).await?;
+            open(link, stream, generation).await
         }
-    };
-    opened.map_err(Rc::new)
+    }
 }
 
-async fn open<IO>(link: &Rc<Link>, io: IO, generation: u64) -> Result<SendRequest<Bytes>, SendError>
+async fn open<IO>(link: &Weak<Link>, io: IO, generation: u64) -> Result<SendRequest<Bytes>, SendError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let opened = client::connect(io, &Limits::default()).await;
     let (sender, drive) = opened
         .map_err(|error| SendError::new(Code::ConnectFailed, "the endpoint does not speak HTTP/2", true, error))?;
-    let weak = Rc::downgrade(link);
+    let weak = Weak::clone(link);
     tokio::task::spawn_local(async move {
         if let Err(error) = drive.await {
             tracing::debug!(%error, "a connection to an endpoint ended");

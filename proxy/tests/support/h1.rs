@@ -1,6 +1,7 @@
 //! The fixture of the HTTP/1 tests: raw client bytes -> server half -> client half -> an upstream that records what it
 //! is sent, byte by byte, and answers with a unique id per request.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test file uses its own part of the fixture")]
 
 use std::cell::RefCell;

@@ -64,7 +64,7 @@ fn plain_callers_are_seen_where_they_arrive_and_are_never_called_mutual() {
 fn what_a_sidecar_answers_itself_does_not_make_an_edge_plain() {
     let (over, own) = (edge_labels("outbound", "mutual", "spiffe://x/ns/a/sa/b"), edge_labels("outbound", "none", ""));
     let page =
-        format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"5xx\"}} 1\n");
+        format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"refused\"}} 1\n");
     assert!(edges(None, &at(Instant::now(), 0, &page))[0].mutual);
     let page =
         format!("mesh_requests_total{{{over},status=\"2xx\"}} 5\nmesh_requests_total{{{own},status=\"2xx\"}} 1\n");
@@ -76,4 +76,15 @@ fn an_open_bucket_gives_its_lower_bound() {
     let buckets = BTreeMap::from([(Bound(0.5), 0.0), (Bound(f64::INFINITY), 10.0)]);
     assert_eq!(quantile(&buckets, 0.99), Some(0.5));
     assert_eq!(quantile(&BTreeMap::new(), 0.5), None);
+}
+
+#[test]
+fn a_stream_counts_as_a_connection() {
+    let edge = edge_labels("outbound", "mutual", "spiffe://x/ns/a/sa/b");
+    let stream = edge.replace("http1", "tcp");
+    let page = format!("mesh_connections_total{{{stream}}} 5\nmesh_connections_total{{{edge}}} 7\n");
+    let edges = edges(None, &at(Instant::now(), 0, &page));
+    let [edge] = edges.as_slice() else { panic!("{edges:?}") };
+    assert_eq!((edge.protocol.as_str(), edge.requests_per_second, edge.success), ("tcp", 5.0, None));
+    assert!(edge.mutual);
 }

@@ -129,11 +129,6 @@ impl Body for Incoming {
                     self.remaining = self.remaining.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // The peer wants no more of us (RFC 9113 section 8.1): the message is complete as it is.
-                Poll::Ready(Some(Err(error))) if error.reason() == Some(Reason::NO_ERROR) => {
-                    self.data_done = true;
-                    return Poll::Ready(None);
-                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => self.data_done = true,
             }

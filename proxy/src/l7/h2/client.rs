@@ -123,7 +123,7 @@ where
             None => connection.await,
             Some(pings) => tokio::select! {
                 ended = &mut connection => ended,
-                () = keep_alive(pings, interval) => Err(h2::Error::from(Reason::NO_ERROR)),
+                () = keep_alive(pings, interval) => Err(h2::Error::from(Reason::INTERNAL_ERROR)),
             },
         }
     };

@@ -8,7 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -16,6 +16,13 @@ use super::{
     body::{ResetReason, Wanted, send_body},
     client::{Limits, content_length, expects_continue},
 };
+
+/// How often it is looked at whether a connection is used.
+const LOOK: Duration = Duration::from_secs(60);
+/// A connection without streams for so many looks is closed.
+const IDLE_LOOKS: u32 = 5;
+/// After a peer stopped answering, what is still to be written has this long.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why a connection ended before its peer closed it.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,9 @@ where
     let mut alive = connection.ping_pong().map(|pings| Box::pin(keep_alive(pings, limits.ping_interval)));
     tokio::pin!(drain);
     let mut draining = false;
+    let mut over: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut idle = 0;
+    let mut looks = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
@@ -72,11 +82,29 @@ where
                 draining = true;
                 connection.graceful_shutdown();
             }
-            () = async { match alive.as_mut() { Some(alive) => alive.await, None => std::future::pending().await } } => {
-                connection.abrupt_shutdown(Reason::NO_ERROR);
+            () = either(alive.as_mut()) => {
+                // Not NO_ERROR: what was cut off must look so.
+                connection.abrupt_shutdown(Reason::INTERNAL_ERROR);
                 alive = None;
+                over = Some(Box::pin(sleep(LAST_WORDS)));
+            }
+            () = either(over.as_mut()) => return Err(ServeError::Connection(Reason::INTERNAL_ERROR.into())),
+            _ = looks.tick() => {
+                idle = if connection.has_streams() { 0 } else { idle + 1 };
+                if idle >= IDLE_LOOKS && !draining {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
             }
         }
+    }
+}
+
+/// What is due, where something is.
+async fn either<F: Future<Output = ()> + Unpin>(due: Option<F>) {
+    match due {
+        Some(due) => due.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,53 @@
+//! The meaning of every key of the configuration, for the reference page.
+
+/// Every key and its meaning.
+pub const KEYS: &[(&str, &str)] = &[
+    ("trust_domain", "Trust domain of the mesh: the one root of trust, and the host part of every identity."),
+    ("listen", "Where members ask for certificates and follow the trust bundle."),
+    ("admin", "Where the admin server listens. On an address other than loopback nothing can be ordered there."),
+    ("state_folder", "Folder of roots, issuers and the key of join tokens."),
+    ("join_key_file", "File of the key of join tokens; empty: `join.key` in the state folder."),
+    ("supplied.roots_file", "PEM file of roots that somebody else makes; the three files of `supplied` go together."),
+    (
+        "supplied.chain_file",
+        "PEM file of the issuer's certificate that somebody else makes, and what links it to a root.",
+    ),
+    ("supplied.key_file", "PEM file of that issuer's private key, mode 0640 or less."),
+    ("certificates.default_ttl", "Validity of a certificate where the member has no wish."),
+    ("certificates.min_ttl", "Shortest validity; at least `1s`. A shorter wish is raised to it."),
+    ("certificates.max_ttl", "Longest validity; at most a day. A longer wish is cut to it."),
+    ("rotation.root_lifetime", "Validity of a root; its successor is announced at two thirds."),
+    (
+        "rotation.issuer_lifetime",
+        "Validity of an issuer; its successor signs at two thirds. At least three times `certificates.max_ttl`.",
+    ),
+    ("rotation.overlap", "From announcing a new root to signing under it: every member must have heard of it by then."),
+    ("rotation.retire", "From signing under a new root to forgetting the old one; at least `certificates.max_ttl`."),
+    ("rotation.check_interval", "How often to look whether something is due, or was replaced."),
+    ("limits.connections", "Connections at once; further ones are closed."),
+    ("limits.watchers", "Members that follow the trust bundle at once."),
+    ("limits.concurrent", "Certificates made at once."),
+    ("limits.waiting", "Calls that wait for their turn; further ones are refused."),
+    ("limits.deadline", "A call takes at most this long, waiting included."),
+    ("limits.refill", "One holder of an identity gets one more certificate each time this passes."),
+    ("limits.burst", "Certificates that one holder of an identity gets at once after a pause."),
+    ("limits.holders", "Holders whose rate is kept at once."),
+    ("log.level", "Log level, such as `info` or `info,mesh_ca=debug`."),
+    ("log.format", "`text` or `json`."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::KEYS;
+    use crate::config::Config;
+
+    #[test]
+    fn every_key_has_a_meaning() {
+        let defaults = mesh_api::config::keys_of(&Config::default());
+        let mut keys: Vec<&str> = defaults.iter().map(|(key, _)| key.as_str()).collect();
+        let mut told: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(keys, told);
+    }
+}

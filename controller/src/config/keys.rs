@@ -1,0 +1,44 @@
+//! The meaning of every key of the configuration, for the reference page.
+
+/// Every key and its meaning.
+pub const KEYS: &[(&str, &str)] = &[
+    ("listen", "Where proxies ask, over mutual TLS."),
+    ("source.folders", "Folders of manifests (or single files), read with all folders below them."),
+    ("source.debounce", "After a file changed, wait this long for more; at most `10s`."),
+    ("source.rescan", "Look this often although no change was heard of; at least `100ms`."),
+    (
+        "defaults.transport",
+        "Where no TransportPolicy speaks: `permissive` (plain connections are let in too) or `strict`.",
+    ),
+    ("defaults.allow", "Where no AuthorizationPolicy speaks: whether calls are let in."),
+    ("identity.trust_domain", "Trust domain of the mesh: of the controller itself and of every member."),
+    ("identity.ca", "Address of the certificate authority."),
+    ("identity.token_file", "File with the bootstrap token; read again for each certificate."),
+    ("identity.roots_file", "PEM file with the roots to trust for the first contact."),
+    ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
+    ("admin.listen", "Where the admin server listens; it asks nobody who they are."),
+    ("limits.streams", "Streams of proxies at once; further ones are refused."),
+    ("limits.subscriptions", "Destinations that one proxy watches at once."),
+    (
+        "limits.slow_reader",
+        "A proxy that takes nothing for this long, while there is something to take, is let go; at least `1s`.",
+    ),
+    ("log.level", "Log level, such as `info` or `info,mesh_controller=debug`."),
+    ("log.format", "`text` or `json`."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::KEYS;
+    use crate::config::Config;
+
+    #[test]
+    fn every_key_has_a_meaning() {
+        let defaults = mesh_api::config::keys_of(&Config::default());
+        let mut keys: Vec<&str> = defaults.iter().map(|(key, _)| key.as_str()).collect();
+        let mut told: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(keys, told);
+    }
+}
