@@ -25,6 +25,8 @@ pub const GRACE_INBOUND: Duration = Duration::from_millis(50);
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// The own application may keep a connection for later use.
 pub const SILENCE_OWN: Duration = Duration::from_secs(3600);
+/// Where the server cannot be reached, a client that is silent may still speak for this long.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// First byte of a TLS record with a handshake (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -75,8 +77,9 @@ pub async fn http_version<S>(stream: &mut Stream, patience: Duration) -> Seen<S>
 }
 
 /// What either side says first. Both are watched: the server is connected to (`dial`) while the client is silent, at once
-/// where it is known to speak first. A server that cannot be reached says nothing; the client may still. Where nobody
-/// has said enough within `patience`, the connection is to be closed.
+/// where it is known to speak first. What becomes of the server while nobody has spoken becomes of the client: both see
+/// what they would see without a proxy between them. Where nobody has said enough within `patience`, the connection is
+/// to be closed.
 pub async fn either_side<S, E>(
     stream: &mut Stream,
     grace: Duration,
@@ -87,7 +90,7 @@ where
     S: AsyncReadable,
 {
     let mut prefix = BytesMut::new();
-    let seen = {
+    let first = {
         let server = async {
             sleep(grace).await;
             server_side(dial).await
@@ -97,26 +100,43 @@ where
         let either = async {
             tokio::select! {
                 biased;
-                seen = &mut client => seen,
-                spoke = &mut server => match spoke {
-                    Some((upstream, first)) => Seen::Server(Box::new(upstream), first),
-                    None => client.await,
+                seen = &mut client => First::Client(seen),
+                end = &mut server => match end {
+                    // One that speaks HTTP can be told why.
+                    First::Unreached => {
+                        timeout(LAST_CHANCE, client).await.map_or(First::Unreached, First::Client)
+                    }
+                    end => end,
                 },
             }
         };
         timeout(patience, either).await
     };
-    match seen {
-        Ok(Seen::Server(upstream, first)) if prefix.is_empty() => Seen::Server(upstream, first),
-        // Half of a greeting of TLS: it must not be taken for something else because the server was faster.
-        Ok(Seen::Server(..)) if prefix.first() == Some(&TLS_HANDSHAKE) => {
-            timeout(patience.min(SILENCE), listen(stream, &mut prefix)).await.unwrap_or(Seen::Closed)
+    match first {
+        Ok(First::Client(seen)) => seen,
+        Ok(First::Server(upstream, first)) if prefix.is_empty() => Seen::Server(Box::new(upstream), first),
+        // Both spoke at once: what the client said goes to the server as it is. Half of a greeting of TLS must not be
+        // taken for something else because the server was faster.
+        Ok(First::Server(..)) if prefix.first() != Some(&TLS_HANDSHAKE) => Seen::Opaque(prefix.freeze()),
+        // Where the server ends a connection on which nobody has said anything, its client sees just that.
+        Ok(First::Ended) if prefix.is_empty() => Seen::Closed,
+        Ok(First::Unreached) if prefix.is_empty() => {
+            stream.reset_on_drop();
+            Seen::Closed
         }
-        // Both spoke at once: what the client said goes to the server as it is.
-        Ok(Seen::Server(..)) => Seen::Opaque(prefix.freeze()),
-        Ok(seen) => seen,
+        Ok(_) => timeout(patience.min(SILENCE), listen(stream, &mut prefix)).await.unwrap_or(Seen::Closed),
         Err(_) => Seen::Closed,
     }
+}
+
+/// Who was first, and with what.
+enum First<S> {
+    Client(Seen<S>),
+    Server(S, Bytes),
+    /// The server closed without a word.
+    Ended,
+    /// The server was not reached, or broke off.
+    Unreached,
 }
 
 /// A connection that can be read from.
@@ -127,12 +147,13 @@ pub trait AsyncReadable {
     fn reader(&mut self) -> &mut Self::Reader;
 }
 
-async fn server_side<S: AsyncReadable, E>(dial: impl Future<Output = Result<S, E>>) -> Option<(S, Bytes)> {
-    let mut upstream = dial.await.ok()?;
+async fn server_side<S: AsyncReadable, E>(dial: impl Future<Output = Result<S, E>>) -> First<S> {
+    let Ok(mut upstream) = dial.await else { return First::Unreached };
     let mut first = BytesMut::with_capacity(READ);
     match upstream.reader().read_buf(&mut first).await {
-        Ok(read) if read > 0 => Some((upstream, first.freeze())),
-        _ => None,
+        Ok(0) => First::Ended,
+        Ok(_) => First::Server(upstream, first.freeze()),
+        Err(_) => First::Unreached,
     }
 }
 
