@@ -83,3 +83,22 @@ async fn a_reset_on_either_side_is_a_reset_on_the_other() {
         within(told.recv()).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_listens_first_learns_that_its_server_left_or_is_not_there() {
+    let closes = app(|_, _| async {}).await;
+    let resets = app(|wire, _| async move {
+        socket2::SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    })
+    .await;
+    for (server, end) in [(closes, End::Clean), (resets, End::Reset), (mesh::free_port(), End::Reset)] {
+        for protocol in [Protocol::Detect, Protocol::Opaque] {
+            let pair = Pair::start(server, protocol, open(protocol)).await;
+            for address in [pair.entry, pair.inbound] {
+                let mut wire = Wire::connect(address).await;
+                let ended = tokio::time::timeout(Duration::from_secs(3), wire.rest()).await;
+                assert_eq!(ended.expect("left waiting"), (vec![], end), "{protocol:?}");
+            }
+        }
+    }
+}

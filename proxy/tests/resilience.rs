@@ -1,5 +1,7 @@
 //! Endpoints that are not there, leave, or die under load: who notices what.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::{

@@ -65,7 +65,7 @@ pub struct Wire {
 }
 
 /// How a connection ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Clean,
     Reset,

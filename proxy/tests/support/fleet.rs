@@ -1,6 +1,7 @@
 //! A client's proxy, and several instances of the service it calls, each behind a proxy of its own and a relay that can be
 //! cut: that is what a machine does that fails.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::{

@@ -48,6 +48,8 @@ pub fn id(account: &str) -> SpiffeId {
 /// A root that signs leaves itself.
 pub struct Root {
     issuer: Issuer<'static, KeyPair>,
+    /// What everybody is told to trust: at first this root alone.
+    pub trust: watch::Sender<proto::TrustBundle>,
     pub der: CertificateDer<'static>,
     pub pem: String,
 }
@@ -61,7 +63,8 @@ impl Root {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let cert = params.self_signed(&key).unwrap();
         let (der, pem) = (cert.der().clone(), cert.pem());
-        Arc::new(Self { issuer: Issuer::new(params, key), der, pem })
+        let (trust, _) = watch::channel(trust(&[&der]));
+        Arc::new(Self { issuer: Issuer::new(params, key), trust, der, pem })
     }
 
     pub fn bundle(&self) -> TrustBundle {
@@ -108,7 +111,8 @@ impl identity_server::Identity for Authority {
         let csr = CertificateSigningRequestParams { params: self.0.params(&id, Duration::from_secs(3600)), ..csr };
         let leaf = csr.signed_by(&self.0.issuer).map_err(|error| Status::internal(error.to_string()))?;
         let chain = vec![leaf.der().to_vec()];
-        Ok(Response::new(proto::CertifyResponse { chain, trust: Some(self.trust()), identity: id.to_string() }))
+        let trust = Some(self.0.trust.borrow().clone());
+        Ok(Response::new(proto::CertifyResponse { chain, trust, identity: id.to_string() }))
     }
 
     type WatchTrustStream = ReceiverStream<Result<proto::TrustBundle, Status>>;
@@ -118,19 +122,23 @@ impl identity_server::Identity for Authority {
         _: Request<proto::WatchTrustRequest>,
     ) -> Result<Response<Self::WatchTrustStream>, Status> {
         let (sender, stream) = mpsc::channel(1);
-        let trust = self.trust();
+        let mut trust = self.0.trust.subscribe();
         tokio::spawn(async move {
-            let _ = sender.send(Ok(trust)).await;
-            sender.closed().await;
+            loop {
+                let now = trust.borrow_and_update().clone();
+                if sender.send(Ok(now)).await.is_err() || trust.changed().await.is_err() {
+                    return;
+                }
+            }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-impl Authority {
-    fn trust(&self) -> proto::TrustBundle {
-        proto::TrustBundle { trust_domain: DOMAIN.into(), roots: vec![self.0.der.to_vec()], issuer: "1".into() }
-    }
+/// The bundle of these roots.
+pub fn trust(roots: &[&CertificateDer<'static>]) -> proto::TrustBundle {
+    let roots = roots.iter().map(|root| root.to_vec()).collect();
+    proto::TrustBundle { trust_domain: DOMAIN.into(), roots, issuer: "1".into() }
 }
 
 fn system(account: &str) -> SpiffeId {
@@ -364,15 +372,20 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(config: Config) -> Self {
+        let mut proxy = Self::start_unready(config).await;
+        proxy.until_ready().await;
+        proxy
+    }
+
+    /// Without waiting until it is ready, for where it is not to be.
+    pub async fn start_unready(config: Config) -> Self {
         let admin = config.admin.listen;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let stopping = async move {
             let _ = stopped.await;
         };
         let running = mesh_proxy::app::run(config, Sys::host(), mesh_api::log::LogLevel::default(), stopping);
-        let mut proxy = Self { admin, stop: Some(stop), ended: Some(tokio::spawn(running)) };
-        proxy.until_ready().await;
-        proxy
+        Self { admin, stop: Some(stop), ended: Some(tokio::spawn(running)) }
     }
 
     async fn until_ready(&mut self) {
