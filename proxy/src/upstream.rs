@@ -64,7 +64,7 @@ pub struct SendError {
     /// True where the connection broke before there was an answer: what does no harm twice may be tried elsewhere.
     pub lost: bool,
     /// The request's body, where it is still whole.
-    pub body: Option<Body>,
+    pub body: Option<Box<Body>>,
     /// For the log.
     pub cause: String,
 }

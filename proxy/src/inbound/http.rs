@@ -175,7 +175,9 @@ async fn send(context: &Context, parts: Parts, body: Body) -> Result<Response<Bo
         Err(error) => error,
     };
     match (spare, error.body) {
-        (Some(parts), Some(body)) if error.unprocessed => once(context, parts, body).await.map_err(|error| error.fault),
+        (Some(parts), Some(body)) if error.unprocessed => {
+            once(context, parts, *body).await.map_err(|error| error.fault)
+        }
         _ => Err(error.fault),
     }
 }

@@ -253,7 +253,7 @@ impl Attempt<'_> {
             Err(mut error) => Err(Failed {
                 unprocessed: error.unprocessed,
                 lost: error.lost,
-                body: error.body.take(),
+                body: error.body.take().map(|body| *body),
                 endpoint: Some(pick.endpoint().address),
                 fault: self.failed(error, pick),
             }),

@@ -280,5 +280,9 @@ fn failed(error: &RequestError, body: Option<Body>) -> SendError {
     } else {
         (Code::UpstreamReset, "the endpoint broke the request off")
     };
-    SendError { lost: error.is_connection_lost(), body, ..SendError::new(code, detail, unprocessed, error) }
+    SendError {
+        lost: error.is_connection_lost(),
+        body: body.map(Box::new),
+        ..SendError::new(code, detail, unprocessed, error)
+    }
 }
