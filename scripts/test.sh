@@ -40,6 +40,6 @@ fi
 part 'build' "$CARGO" build --workspace --all-targets --quiet
 part 'release proxy' "$CARGO" build --release --quiet -p mesh-proxy
 # All packages at once, as in the build: another selection would have other features, and build much anew.
-part 'tests' "$CARGO" test --workspace
+part 'tests' "$CARGO" test --workspace --no-fail-fast
 part 'demo' target/debug/meshctl demo --check
 summary
