@@ -45,10 +45,11 @@ pub struct Account {
     pub refused: Option<Code>,
 }
 
-/// Learns how a request to an endpoint went. Dropped without a word, the request was given up.
+/// Learns how a request to an endpoint went, and when it is over: then it is dropped. Dropped without a word, the request
+/// was given up.
 pub trait Measure {
-    /// It ended well, or not.
-    fn ended(self: Box<Self>, ok: bool);
+    /// The head of the response is there. What follows may take as long as it likes: that is no latency.
+    fn answered(&mut self, ok: bool);
 }
 
 /// What a span and an access line tell beyond the metrics.
@@ -89,13 +90,7 @@ impl Account {
 
     fn close(mut self, outcome: Outcome) {
         let took = self.start.elapsed();
-        if let Some(pick) = self.pick.take() {
-            match outcome {
-                Outcome::Canceled => drop(pick),
-                Outcome::Error => pick.ended(false),
-                Outcome::Status(status) | Outcome::Refused(status) => pick.ended(!is_unreachable(status)),
-            }
-        }
+        self.pick = None;
         self.metrics.record(outcome, took);
         if let Some(trail) = self.trail.take() {
             let result = self.result(outcome);
@@ -210,6 +205,9 @@ impl Pending {
             account.status = response.status();
             account.grpc_failed = grpc_failed(response.headers());
             account.by_mesh = response.headers().contains_key(names::HEADER_ERROR);
+            if let Some(pick) = account.pick.as_mut() {
+                pick.answered(!is_unreachable(&response));
+            }
         }
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         response.map(|body| Tracked { body, account, deadline })
@@ -249,8 +247,13 @@ impl Tracked {
 }
 
 /// Tells about the endpoint rather than about the request: an application's own 500 does not.
-fn is_unreachable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+fn is_unreachable<B>(response: &Response<B>) -> bool {
+    // UNAVAILABLE, in the head where the answer is nothing else.
+    response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == b"14")
+        || matches!(
+            response.status(),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        )
 }
 
 fn grpc_failed(fields: &HeaderMap) -> bool {

@@ -120,9 +120,9 @@ fn refuse(
 struct Measured(Pick<Upstream>);
 
 impl Measure for Measured {
-    fn ended(self: Box<Self>, ok: bool) {
+    fn answered(&mut self, ok: bool) {
         let outcome = if ok { Outcome::Answered } else { Outcome::Failed };
-        self.0.finish(outcome, Instant::now().into_std());
+        self.0.record(outcome, Instant::now().into_std());
     }
 }
 
