@@ -264,3 +264,50 @@ async fn more_streams_than_one_connection_carries_take_another() {
     let handshakes = pair.client.metric(&["mesh_tls_handshakes_total", "client", "\"ok\""]).await;
     assert_eq!(handshakes, Some(2.0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_with_long_streams_is_not_taken_for_a_slow_one() {
+    // Answers at once; what follows ends when the test says so.
+    let end = Arc::new(tokio::sync::Notify::new());
+    let served = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let instance = |nth: usize| {
+        let (end, served) = (Arc::clone(&end), Arc::clone(&served));
+        app(move |mut wire, _| {
+            let (end, served) = (Arc::clone(&end), Arc::clone(&served));
+            async move {
+                while let Some(head) = wire.head().await {
+                    if head.contains("/stream") {
+                        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                        end.notified().await;
+                        wire.try_send("0\r\n\r\n").await;
+                        continue;
+                    }
+                    served[nth].fetch_add(1, Ordering::SeqCst);
+                    wire.try_send(ok("quick")).await;
+                }
+            }
+        })
+    };
+    let apps = [instance(0).await, instance(1).await];
+    let fleet = Fleet::start(&apps, Protocol::Http1).await;
+    // Both are known to be quick.
+    for _ in 0..20 {
+        let mut wire = Wire::connect(fleet.entry).await;
+        wire.send("GET /quick HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await;
+        wire.rest().await;
+    }
+    // One has a stream that is long; nobody was slow.
+    let mut stream = Wire::connect(fleet.entry).await;
+    stream.send("GET /stream HTTP/1.1\r\nHost: cart\r\n\r\n").await;
+    assert_eq!(status(&stream.head().await.unwrap()), 200);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    end.notify_one();
+    assert_eq!(stream.through("0\r\n\r\n").await.as_deref(), Some("0\r\n\r\n"));
+    for _ in 0..200 {
+        let mut wire = Wire::connect(fleet.entry).await;
+        wire.send("GET /quick HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(wire.message().await.unwrap().1, b"quick");
+    }
+    let [first, second] = [0, 1].map(|nth| served[nth].load(Ordering::SeqCst));
+    assert!(first > 20 && second > 20, "{first} and {second} of 200");
+}

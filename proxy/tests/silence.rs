@@ -102,7 +102,11 @@ async fn listens(entry: SocketAddr, head: &str, lines: &[&str]) {
         while seen != format!("{line}\n") {
             seen = through(&mut stream, "\n").await.unwrap_or_else(|| panic!("{head} was cut before {line}"));
         }
-        assert!(nth == 0 || begun.elapsed() + Duration::from_secs(1) > SILENCE, "{head}: {line} after {:?}", begun.elapsed());
+        assert!(
+            nth == 0 || begun.elapsed() + Duration::from_secs(1) > SILENCE,
+            "{head}: {line} after {:?}",
+            begun.elapsed()
+        );
         begun = Instant::now();
     }
 }
