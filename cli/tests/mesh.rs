@@ -99,12 +99,12 @@ async fn a_mesh_lives_through_everything_that_happens_to_it() {
 
     // Who is killed comes back, and nobody notices.
     for part in ["ca", "controller"] {
-        let before = up.mesh()[part]["pid"].as_u64().unwrap();
+        let before = up.pid_of_part(part).await;
         signal(before, Signal::SIGKILL);
         until("it comes back", || up.mesh()[part]["pid"].as_u64().is_some_and(|now| now != before)).await;
         assert_eq!(get(&upstream, "/").await.unwrap(), "payments 1\n");
     }
-    let sidecar = up.workload("web-1")["sidecar"]["pid"].as_u64().unwrap();
+    let sidecar = up.pid_of("web-1", "sidecar").await;
     signal(sidecar, Signal::SIGKILL);
     until("the sidecar comes back", || {
         up.workload("web-1")["sidecar"]["pid"].as_u64().is_some_and(|now| now != sidecar)
@@ -118,11 +118,11 @@ async fn a_mesh_lives_through_everything_that_happens_to_it() {
     let manifest = workload(&up.net, "other", 2);
     fs::write(&path, &manifest).unwrap();
     up.answers(&other, "payments 2\n").await;
-    let app = up.workload("other-2")["app"]["pid"].as_u64().unwrap();
+    let app = up.pid_of("other-2", "app").await;
     fs::write(&path, manifest.replace("--version, \"2\"", "--version, \"3\"")).unwrap();
     up.answers(&other, "payments 3\n").await;
     assert!(!alive(app));
-    let app = up.workload("other-2")["app"]["pid"].as_u64().unwrap();
+    let app = up.pid_of("other-2", "app").await;
     fs::remove_file(&path).unwrap();
     until("it is gone", || up.workload("other-2").is_null() && !alive(app)).await;
     assert_eq!(get(&upstream, "/").await.unwrap(), "payments 1\n");
@@ -160,7 +160,7 @@ async fn orders_are_carried_out() {
 
     // A part that is paused stays down until it is resumed.
     assert_eq!(common::post(&admin, "/pause?part=ca").await.unwrap(), "done\n");
-    signal(up.mesh()["ca"]["pid"].as_u64().unwrap(), Signal::SIGKILL);
+    signal(up.pid_of_part("ca").await, Signal::SIGKILL);
     until("it is down", || up.mesh()["ca"]["pid"].is_null()).await;
     // Longer than the first wait before a process is started again.
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -127,6 +127,27 @@ impl Up {
         mesh["workloads"].as_array().unwrap().iter().find(|one| one["name"] == name).cloned().unwrap_or_default()
     }
 
+    /// Process of a workload's `sidecar` or `app`. `mesh.json` is written a moment after what it tells of has happened.
+    pub async fn pid_of(&self, workload: &str, part: &str) -> u64 {
+        self.pid(|| self.workload(workload)[part]["pid"].as_u64()).await
+    }
+
+    /// Process of the `ca` or the `controller`.
+    pub async fn pid_of_part(&self, part: &str) -> u64 {
+        self.pid(|| self.mesh()[part]["pid"].as_u64()).await
+    }
+
+    async fn pid(&self, look: impl Fn() -> Option<u64>) -> u64 {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(pid) = look() {
+                return pid;
+            }
+            assert!(Instant::now() < deadline, "no process appears: {:#}", self.mesh());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until an upstream gives an answer.
     pub async fn answers(&self, upstream: &str, wanted: &str) {
         let deadline = Instant::now() + SOON;
