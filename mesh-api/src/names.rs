@@ -18,6 +18,58 @@ pub const CA_ACCOUNT: &str = "mesh-ca";
 /// Audience that a token for the certificate authority must be made for.
 pub const CA_AUDIENCE: &str = "mesh-ca";
 
+/// Port of the webhooks' server, behind [`WEBHOOK_SERVICE`].
+pub const PORT_WEBHOOK: u16 = 15430;
+/// Service (and DNS name) of the webhooks in [`SYSTEM_NAMESPACE`].
+pub const WEBHOOK_SERVICE: &str = "mesh-webhook";
+
+/// ConfigMap with the trusted roots that the certificate authority keeps in every namespace,
+pub const TRUST_CONFIG_MAP: &str = "mesh-trust";
+/// and the key in it: PEM.
+pub const TRUST_KEY: &str = "roots.pem";
+/// Secret with roots and issuers in [`SYSTEM_NAMESPACE`]; the certificate authority makes it.
+pub const CA_SECRET: &str = "mesh-ca";
+
+/// Label of a namespace or a pod, annotation of a pod: `enabled` or `disabled`. A pod's word beats its namespace's.
+pub const INJECT: &str = "mesh.dev/inject";
+/// Label of a pod that has a sidecar: its value is [`INJECTED_VALUE`].
+pub const LABEL_INJECTED: &str = "mesh.dev/injected";
+/// Value of [`LABEL_INJECTED`].
+pub const INJECTED_VALUE: &str = "true";
+/// Annotation of a pod that has a sidecar: what was decided at injection, as JSON.
+pub const ANNOTATION_INJECTION: &str = "mesh.dev/injection";
+/// Annotation of a pod: ports of the application that are reached without the proxy (`80,8000-8010`).
+pub const ANNOTATION_SKIP_INBOUND_PORTS: &str = "mesh.dev/skip-inbound-ports";
+/// Annotation of a pod: ports that the application reaches without the proxy.
+pub const ANNOTATION_SKIP_OUTBOUND_PORTS: &str = "mesh.dev/skip-outbound-ports";
+/// Annotation of a pod: networks that the application reaches without the proxy (`10.0.0.0/8,fd00::/8`).
+pub const ANNOTATION_SKIP_SUBNETS: &str = "mesh.dev/skip-subnets";
+/// Annotation of a pod or a Service: ports whose bytes are never looked at.
+pub const ANNOTATION_OPAQUE_PORTS: &str = "mesh.dev/opaque-ports";
+/// Annotation of a pod: CPU that the proxy asks for (a Kubernetes quantity).
+pub const ANNOTATION_PROXY_CPU_REQUEST: &str = "mesh.dev/proxy-cpu-request";
+/// Annotation of a pod: CPU that the proxy may use.
+pub const ANNOTATION_PROXY_CPU_LIMIT: &str = "mesh.dev/proxy-cpu-limit";
+/// Annotation of a pod: memory that the proxy asks for.
+pub const ANNOTATION_PROXY_MEMORY_REQUEST: &str = "mesh.dev/proxy-memory-request";
+/// Annotation of a pod: memory that the proxy may use.
+pub const ANNOTATION_PROXY_MEMORY_LIMIT: &str = "mesh.dev/proxy-memory-limit";
+/// Annotation of a pod: log level of the proxy.
+pub const ANNOTATION_PROXY_LOG_LEVEL: &str = "mesh.dev/proxy-log-level";
+/// Annotation of a pod: `true` or `false`, whether each request gets a line in the proxy's log.
+pub const ANNOTATION_PROXY_ACCESS_LOG: &str = "mesh.dev/proxy-access-log";
+/// Annotation of a pod: image of the proxy.
+pub const ANNOTATION_PROXY_IMAGE: &str = "mesh.dev/proxy-image";
+/// Annotation of a pod: `true` or `false`, whether the sidecar is an init container that stays (the default where the
+/// cluster can) or a plain container.
+pub const ANNOTATION_NATIVE_SIDECAR: &str = "mesh.dev/native-sidecar";
+/// Name of the sidecar's container.
+pub const PROXY_CONTAINER: &str = "mesh-proxy";
+/// Name of the init container that redirects connections, or that looks whether the CNI plugin did.
+pub const INIT_CONTAINER: &str = "mesh-init";
+/// User (and group) of the sidecar: by it the proxy's own connections are told from the application's.
+pub const PROXY_UID: u32 = 15400;
+
 /// Annotation of a Service: namespaces that may discover it (`*`, `.` for its own, or names; comma separated).
 pub const ANNOTATION_EXPORT_TO: &str = "mesh.dev/export-to";
 
