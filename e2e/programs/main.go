@@ -22,7 +22,6 @@ var commands = map[string]func(args []string) error{
 	"tcp-echo":    tcpEcho,
 	"shop":        shop,
 	"load":        load,
-	"get":         get,
 }
 
 func main() {
