@@ -86,7 +86,7 @@ spec: {address: '::ffff:10.0.0.1', sidecar: false, ports: [{port: 80}]}
 ");
     let Verdict::Accepted(Part::Workload(workload)) = good.verdict else { panic!("{:?}", good.problems) };
     assert_eq!(
-        (workload.address.to_string().as_str(), workload.identity, &*workload.account),
+        (workload.addresses.iter().next().unwrap().to_string().as_str(), workload.identity, &*workload.account),
         ("10.0.0.1", None, "default")
     );
     for (spec, field) in [
