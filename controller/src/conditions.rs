@@ -7,11 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use mesh_api::{
-    model::ObjectRef,
-    names,
-    resources::{KINDS, ParentRef},
-};
+use mesh_api::{model::ObjectRef, names, resources::ParentRef};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -241,13 +237,6 @@ fn merged(before: &[Value], wanted: Vec<Condition>, now: &str) -> Vec<Value> {
         out.extend(serde_json::to_value(new));
     }
     out
-}
-
-/// True for kinds whose status the controller writes.
-#[must_use]
-pub fn is_reported(kind: &str) -> bool {
-    let own = |(group, name): &(&str, &str)| *name == kind && *group != "";
-    KINDS.iter().any(own)
 }
 
 #[cfg(test)]

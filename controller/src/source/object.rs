@@ -117,7 +117,7 @@ mod tests {
         let metadata = json!({"name": "x", "namespace": "ns", "uid": "u", "managedFields": [{"manager": "kubectl"}]});
         for (kind, spec) in [
             ("Service", json!({"ports": [{"port": 80, "nodePort": 30000}], "ipFamilies": ["IPv4"]})),
-            ("HTTPRoute", json!({"rules": [{"matches": null}]}).take()),
+            ("HTTPRoute", json!({"rules": [{"matches": []}], "useDefaultGateways": "All"})),
             ("AuthorizationPolicy", json!({"rules": []})),
             ("TransportPolicy", json!({"mode": "Strict"})),
             ("ExternalWorkload", json!({"address": "10.0.0.1"})),
@@ -138,7 +138,7 @@ mod tests {
         let policy =
             json!({"metadata": metadata, "spec": {"targetRefs": [{"kind": "Service", "name": "web"}], "rulez": []}});
         let (field, message) = problem("AuthorizationPolicy", &policy);
-        assert_eq!((field.as_str(), message.as_str()), ("spec", "unknown field `rulez`; did you mean `rules`?"));
+        assert_eq!((field.as_str(), message.as_str()), ("spec.rulez", "unknown field `rulez`; did you mean `rules`?"));
         let Some(Resource::AuthorizationPolicy(stand_in)) = read("AuthorizationPolicy", &policy).stand_in.map(|it| *it)
         else {
             panic!("no stand-in")

@@ -40,7 +40,7 @@ pub(super) fn translate(object: &Pod, trust_domain: &TrustDomain, findings: &mut
         None
     };
     let containers: Vec<&Container> = running(object).collect();
-    let direct = annotation(object, names::ANNOTATION_SKIP_INBOUND_PORTS, findings);
+    let direct = direct(object, findings);
     Verdict::Accepted(Part::Workload(Workload {
         kind,
         owner: metadata.workload().into(),
@@ -81,6 +81,23 @@ fn addresses(object: &Pod, findings: &mut Findings) -> BTreeSet<IpAddr> {
         }
     }
     addresses
+}
+
+/// Ports that the sidecar does not stand before: what was decided when the Pod got it, which is more than its own
+/// annotation says where the mesh skips ports everywhere.
+fn direct(object: &Pod, findings: &mut Findings) -> PortSet {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        redirect: Vec<String>,
+    }
+    let record = object.metadata.annotations.get(names::ANNOTATION_INJECTION);
+    match record.and_then(|text| serde_json::from_str::<Record>(text).ok()) {
+        Some(record) => {
+            let skipped = record.redirect.iter().find_map(|flag| flag.strip_prefix("--skip-inbound-ports="));
+            PortSet::parse(skipped.unwrap_or_default()).unwrap_or_default()
+        }
+        None => annotation(object, names::ANNOTATION_SKIP_INBOUND_PORTS, findings),
+    }
 }
 
 fn annotation(object: &Pod, name: &str, findings: &mut Findings) -> PortSet {

@@ -9,10 +9,10 @@ use super::{Metadata, TargetPort};
 pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of an EndpointSlice: the Service that it is of.
 pub const LABEL_SERVICE: &str = "kubernetes.io/service-name";
-/// Label of a Pod: what its ReplicaSet's name has behind its Deployment's.
-const LABEL_TEMPLATE: &str = "pod-template-hash";
-/// Fewest digits that a CronJob puts behind its name for a Job's: minutes since 1970.
-const CRON_DIGITS: usize = 8;
+/// Labels of a Pod: what its ReplicaSet's name has behind its Deployment's, or behind that of another kind that rolls out.
+const LABELS_TEMPLATE: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+/// Digits that a CronJob puts behind its name for a Job's: minutes since 1970.
+const CRON_DIGITS: std::ops::RangeInclusive<usize> = 8..=10;
 
 /// `v1` Node: only its labels are read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -254,7 +254,9 @@ impl Metadata {
     pub fn workload(&self) -> &str {
         let Some(owner) = self.owner_references.iter().find(|owner| owner.controller) else { return &self.name };
         match owner.kind.as_str() {
-            "ReplicaSet" => without_template(&owner.name, self.labels.get(LABEL_TEMPLATE)),
+            "ReplicaSet" => {
+                without_template(&owner.name, LABELS_TEMPLATE.iter().find_map(|label| self.labels.get(*label)))
+            }
             "Job" => without_time(&owner.name),
             _ => &owner.name,
         }
@@ -270,7 +272,7 @@ fn without_template<'a>(name: &'a str, hash: Option<&String>) -> &'a str {
 fn without_time(name: &str) -> &str {
     let parts = name.rsplit_once('-');
     let cron = parts.filter(|(short, time)| {
-        !short.is_empty() && time.len() >= CRON_DIGITS && time.bytes().all(|byte| byte.is_ascii_digit())
+        !short.is_empty() && CRON_DIGITS.contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit())
     });
     cron.map_or(name, |(short, _)| short)
 }
@@ -287,7 +289,7 @@ mod tests {
     fn workload(owner: &str, name: &str, hash: &str) -> String {
         let metadata = Metadata {
             name: "pod-x1".into(),
-            labels: [(LABEL_TEMPLATE.to_owned(), hash.to_owned())].into(),
+            labels: [(LABELS_TEMPLATE[0].to_owned(), hash.to_owned())].into(),
             owner_references: vec![
                 OwnerReference { kind: "Other".into(), name: "other".into(), controller: false },
                 OwnerReference { kind: owner.into(), name: name.into(), controller: true },

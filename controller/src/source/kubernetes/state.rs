@@ -143,7 +143,7 @@ impl Known {
         let Body { namespace, name, uid, read, observed } = body;
         let id: Id = (namespace.into(), name.into());
         if id.1.is_empty() {
-            self.nameless = read.outcome.err().map(|problem| *problem);
+            self.nameless = read.outcome.err().map(|problem| Problem { object: None, ..*problem });
             return;
         }
         if let Some(listing) = &mut self.listing {
