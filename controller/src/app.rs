@@ -13,13 +13,18 @@ use mesh_api::{
     tls::{self, ClientAuth},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::{
-    config::Config,
+    cluster::{self, Clients},
+    conditions::Board,
+    config::{Config, LeaderConfig, SourceConfig, SourceKind},
+    leader,
     pages::Pages,
+    reporter::Reporter,
     serve::{DiscoveryService, Hub, Limits, identify_by_tls},
-    source::files,
+    source::{Event, files, kubernetes},
     telemetry::Telemetry,
 };
 
@@ -51,6 +56,9 @@ pub enum AppError {
     /// TLS cannot be configured.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// There is no way to an API server.
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -72,6 +80,8 @@ pub struct App {
     hub: Arc<Hub>,
     telemetry: Arc<Telemetry>,
     member: Member,
+    clients: Option<Clients>,
+    leader: watch::Sender<bool>,
     grpc: (Listener, SocketAddr),
     admin: (Listener, SocketAddr),
 }
@@ -97,9 +107,14 @@ impl App {
         };
         let hub = Hub::new(config.settings()?, limits, sys.clock, telemetry.clone());
         let member = Member::new(sys.clone(), config.identity.clone())?;
+        let clients = match config.source.kind {
+            SourceKind::Files => None,
+            SourceKind::Kubernetes => Some(cluster::connect(&config.source).await?),
+        };
         let grpc = listen(&sys, config.listen).await?;
         let admin = listen(&sys, config.admin.listen).await?;
-        Ok(Self { config, sys, log, hub, telemetry, member, grpc, admin })
+        let leader = watch::Sender::new(false);
+        Ok(Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin })
     }
 
     /// Where proxies ask.
@@ -120,16 +135,22 @@ impl App {
         Arc::clone(&self.hub)
     }
 
+    /// Whether this replica is the leader; never without a cluster.
+    #[must_use]
+    pub fn leader(&self) -> watch::Receiver<bool> {
+        self.leader.subscribe()
+    }
+
     /// Serves until `shutdown`, then tells the streams to go elsewhere.
     ///
     /// # Errors
     /// [`AppError::Task`]: something that must run for ever does not; the process should end.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AppError> {
-        let Self { config, sys, log, hub, telemetry, member, grpc, admin } = self;
+        let Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin } = self;
         tracing::info!(
             address = %grpc.1,
             admin = %admin.1,
-            folders = ?config.source.folders,
+            source = ?config.source.kind,
             trust_domain = config.identity.trust_domain,
             "the controller starts"
         );
@@ -137,37 +158,115 @@ impl App {
         let tls = tls::server_config(&keeper, sys.clock, ClientAuth::Required, &[names::ALPN_GRPC])?;
         let certified = member.ready();
         let (events, to_index) = mpsc::channel(EVENTS);
-        let options = files::Options {
-            debounce: config.source.debounce,
-            rescan: config.source.rescan,
-            ..files::Options::new(config.source.folders)
-        };
+        let stopping = CancellationToken::new();
+        let _at_the_end = stopping.clone().drop_guard();
 
         let mut tasks = Supervisor::new();
         let driver = hub.clone();
         tasks.spawn("index", async move { driver.drive(to_index).await });
-        tasks.spawn_fallible("source", files::watch(options, events));
+        let mut election = None;
+        match clients {
+            None => {
+                let options = files::Options {
+                    debounce: config.source.debounce,
+                    rescan: config.source.rescan,
+                    ..files::Options::new(config.source.folders)
+                };
+                tasks.spawn_fallible("source", files::watch(options, events));
+            }
+            Some(clients) => {
+                let cluster = Cluster { hub: &hub, clients, sys: &sys, telemetry: &telemetry };
+                cluster.read(&config.source, &leader, events, &mut tasks);
+                election = Some(cluster.elect(&config.leader, leader, stopping.clone()));
+            }
+        }
         tasks.spawn("identity", member.run());
         let pages = Pages::new(hub.clone(), certified.clone());
         let metrics = Some(telemetry.handle());
         tasks.spawn("admin", admin::serve(admin.0, Admin { mount: Arc::new(pages), log, metrics }));
         tasks.spawn("metrics", upkeep(hub.clone(), telemetry));
 
+        let elected = async {
+            match &mut election {
+                Some(election) => election.first_end().await,
+                None => std::future::pending().await,
+            }
+        };
         let (stop, stopped) = oneshot::channel();
         let mut server = Supervisor::new();
         server.spawn_fallible("grpc", serve(hub.clone(), grpc.0, tls, certified, stopped));
         tokio::select! {
             ended = tasks.first_end() => return Err(ended.into()),
             ended = server.first_end() => return Err(ended.into()),
+            ended = elected => return Err(ended.into()),
             () = shutdown => {}
         }
         tracing::info!("stopping; proxies keep what they have and look for another controller");
         let _ = stop.send(());
         hub.close();
+        stopping.cancel();
+        if let Some(election) = &mut election {
+            // The lease is given back, so that another replica need not wait until it runs out.
+            let _ = tokio::time::timeout(DRAIN, election.first_end()).await;
+        }
         if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
             tracing::debug!(waited = ?DRAIN, "connections are cut off");
         }
         Ok(())
+    }
+}
+
+/// What only a controller in a cluster does.
+struct Cluster<'a> {
+    hub: &'a Arc<Hub>,
+    clients: Clients,
+    sys: &'a Sys,
+    telemetry: &'a Arc<Telemetry>,
+}
+
+impl Cluster<'_> {
+    /// Reads the API server, and reports to it what is wrong.
+    fn read(
+        &self,
+        config: &SourceConfig,
+        leader: &watch::Sender<bool>,
+        events: mpsc::Sender<Event>,
+        tasks: &mut Supervisor,
+    ) {
+        let board = Arc::new(Board::default());
+        let options = kubernetes::Options {
+            client: self.clients.watch.clone(),
+            discovery: config.discovery,
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+            board: board.clone(),
+        };
+        tasks.spawn_fallible("source", kubernetes::watch(options, events));
+        let reporter = Reporter {
+            hub: self.hub.clone(),
+            board,
+            client: self.clients.call.clone(),
+            leader: leader.subscribe(),
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        tasks.spawn("reporter", reporter.run());
+    }
+
+    /// Takes part in the election until `stop`.
+    fn elect(&self, config: &LeaderConfig, leader: watch::Sender<bool>, stop: CancellationToken) -> Supervisor {
+        let options = leader::Options {
+            client: self.clients.call.clone(),
+            lease: config.lease.clone(),
+            namespace: config.namespace.clone(),
+            identity: config.replica(),
+            duration: config.duration,
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let mut election = Supervisor::new();
+        election.spawn("leader", leader::campaign(options, leader, stop));
+        election
     }
 }
 

@@ -13,6 +13,10 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const SYSTEM_NAMESPACE: &str = "mesh-system";
 /// Service account of the controller in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_ACCOUNT: &str = "mesh-controller";
+/// Name of the controller in the status of Gateway API's routes.
+pub const CONTROLLER_NAME: &str = "mesh.dev/controller";
+/// Lease in [`SYSTEM_NAMESPACE`] by which one of the controller's replicas is the leader.
+pub const CONTROLLER_LEASE: &str = "mesh-controller";
 /// Service account of the certificate authority in [`SYSTEM_NAMESPACE`].
 pub const CA_ACCOUNT: &str = "mesh-ca";
 /// Audience that a token for the certificate authority must be made for.
