@@ -75,7 +75,7 @@ impl Running {
         let token_file = folder.join(format!("{account}.token"));
         std::fs::write(&token_file, token).unwrap();
         let config = IdentityConfig {
-            ca: self.address,
+            ca: self.address.into(),
             token_file,
             roots_file: folder.join("ca/trust.pem"),
             ..IdentityConfig::default()
