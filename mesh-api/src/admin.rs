@@ -146,11 +146,7 @@ async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
     }
 }
 
-async fn respond(
-    admin: Arc<Admin>,
-    peer: SocketAddr,
-    request: Request<Incoming>,
-) -> Result<AdminResponse, Infallible> {
+async fn respond(admin: Arc<Admin>, peer: SocketAddr, request: Request<Incoming>) -> Result<AdminResponse, Infallible> {
     // A page in somebody's browser must not reach the admin server through a name that resolves to loopback.
     if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));

@@ -175,13 +175,16 @@ async fn connect(
     );
     let until = Instant::now() + CONNECT_TIMEOUT;
     let addresses = match timeout_at(until, sys.net.resolve(target)).await {
-        Ok(found) => found.map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {target}: {error}")))?,
+        Ok(found) => {
+            found.map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {target}: {error}")))?
+        }
         Err(_) => return Err(late(format!("cannot resolve {target}: no answer in time"))),
     };
     let mut refused = None;
     for (place, address) in addresses.iter().enumerate() {
         // Who does not answer leaves time for those who may.
-        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(addresses.len() - place).unwrap_or(1);
+        let share =
+            until.saturating_duration_since(Instant::now()) / u32::try_from(addresses.len() - place).unwrap_or(1);
         match tokio::time::timeout(share, shake_hands(sys, &connector, *address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => refused = Some(error),

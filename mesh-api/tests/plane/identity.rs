@@ -36,7 +36,13 @@ impl Home {
         let (token_file, roots_file) = (directory.path().join("token"), directory.path().join("roots.pem"));
         std::fs::write(&token_file, " let me in\n").unwrap();
         std::fs::write(&roots_file, root.pem()).unwrap();
-        let config = IdentityConfig { trust_domain: DOMAIN.into(), ca: ca.into(), token_file, roots_file, validity_seconds: 600 };
+        let config = IdentityConfig {
+            trust_domain: DOMAIN.into(),
+            ca: ca.into(),
+            token_file,
+            roots_file,
+            validity_seconds: 600,
+        };
         Self { directory, config }
     }
 
