@@ -10,13 +10,15 @@
 //!  3  demo         a small shop: its manifests, its programs, its proof
 //!  2  view         what `status` and `demo` show, computed from what was asked
 //!     local        the local runner: a control plane and workloads as processes
-//!  1  cluster      which cluster is meant, a connection to it, what it says
+//!  1  chart        the charts that the program carries: values, schema, objects
+//!     cluster      which cluster is meant, a connection to it, what it says
 //!     query        asks admin servers, reads Prometheus text
 //!     collector    receives traces, shows them
 //!  0  io           lines, tables, colours, JSON
 //! ```
 
 pub mod app;
+pub mod chart;
 pub mod cluster;
 pub mod collector;
 pub mod commands;
