@@ -1,4 +1,4 @@
-//! The charts that the program carries: their values, their schema, and the objects that come of them. Floor 1.
+//! The charts that the program carries: their values, their schema, and the objects that come of them. Floor 0.
 //!
 //! The Helm charts are the source of truth: what is installed is what `helm template` gives. A chart is written in the
 //! part of Helm's language that [`render`](self::engine) knows; a test holds the two equal.
@@ -96,7 +96,7 @@ impl Chart {
         };
         let about = parse("Chart.yaml")?;
         let said = |key: &str| about.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let schema = files.get("values.schema.json").map(|text| serde_json::from_str(text));
+        let schema = files.get("values.schema.json").map(serde_json::from_str);
         let schema = schema.transpose().map_err(|error| broken(format!("values.schema.json: {error}")))?;
         let defaults = parse("values.yaml")?;
         Ok(Self { name, version: said("version"), app_version: said("appVersion"), defaults, schema, files })

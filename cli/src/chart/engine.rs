@@ -106,7 +106,8 @@ mod tests {
 
     fn rendered(template: &'static str, helpers: &'static str) -> Result<String, String> {
         let files = Files::of(&[("templates/a.yaml", template), ("templates/_h.tpl", helpers)]);
-        let context = json!({ "Values": { "n": 3, "f": 0.01, "text": "a b", "list": ["x"], "none": [], "deep": { "k": "v" } } });
+        let context =
+            json!({ "Values": { "n": 3, "f": 0.01, "text": "a b", "list": ["x"], "none": [], "deep": { "k": "v" } } });
         let all = render(&files, &context)?;
         assert_eq!(all.len(), 1);
         Ok(all[0].1.clone())

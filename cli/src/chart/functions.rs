@@ -29,9 +29,7 @@ pub fn from_json(value: &serde_json::Value) -> Value {
         Json::Bool(yes) => Value::Bool(*yes),
         Json::String(text) => Value::String(text.clone()),
         Json::Array(items) => Value::Array(items.iter().map(from_json).collect()),
-        Json::Object(fields) => {
-            Value::Map(fields.iter().map(|(key, value)| (key.clone(), from_json(value))).collect())
-        }
+        Json::Object(fields) => Value::Map(fields.iter().map(|(key, value)| (key.clone(), from_json(value))).collect()),
         Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(number), ..) => Value::from(number),
             (_, Some(number), _) => Value::from(number),

@@ -156,7 +156,9 @@ fn found(value: &Value) -> String {
 }
 
 fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), |text| if text.is_empty() { "\"\"".to_owned() } else { text.to_owned() })
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), |text| if text.is_empty() { "\"\"".to_owned() } else { text.to_owned() })
 }
 
 #[cfg(test)]

@@ -45,7 +45,8 @@ fn every_preset_and_switch_renders() {
 #[test]
 fn wrong_values_are_told_all_at_once() {
     let chart = Chart::carried(MESH).unwrap();
-    let wrong = json!({ "ca": { "replica": 3 }, "defaults": { "transport": "strikt" }, "telemetry": { "traceRatio": 2 } });
+    let wrong =
+        json!({ "ca": { "replica": 3 }, "defaults": { "transport": "strikt" }, "telemetry": { "traceRatio": 2 } });
     let said = chart.render(&wrong, &Release::default()).unwrap_err().to_string();
     for part in ["did you mean ca.replicas?", "not one of permissive, strict", "telemetry.traceRatio: 2 is too large"] {
         assert!(said.contains(part), "{said}");
@@ -63,7 +64,8 @@ fn values_schema_and_comments_agree() {
         let mut before = "";
         for line in text.lines() {
             let entry = line.trim_start();
-            let is_value = !entry.starts_with(['#', '-']) && entry.split_once(": ").is_some_and(|(_, value)| !value.is_empty());
+            let is_value =
+                !entry.starts_with(['#', '-']) && entry.split_once(": ").is_some_and(|(_, value)| !value.is_empty());
             let inside_resources = ["cpu", "memory", "kubernetes.io/os"].iter().any(|key| entry.starts_with(key));
             let told = before.trim_start().starts_with('#');
             assert!(!is_value || inside_resources || told, "{name}: no sentence about `{entry}`");
@@ -75,8 +77,20 @@ fn values_schema_and_comments_agree() {
 
 fn same_keys(root: &Value, schema: &Value, values: &Value, path: &str) {
     const KNOWN: [&str; 14] = [
-        "$schema", "title", "type", "properties", "additionalProperties", "required", "enum", "pattern", "minimum",
-        "maximum", "minLength", "items", "description", "definitions",
+        "$schema",
+        "title",
+        "type",
+        "properties",
+        "additionalProperties",
+        "required",
+        "enum",
+        "pattern",
+        "minimum",
+        "maximum",
+        "minLength",
+        "items",
+        "description",
+        "definitions",
     ];
     if let Some(reference) = schema.get("$ref") {
         return same_keys(root, root.pointer(&reference.as_str().unwrap()[1..]).unwrap(), values, path);
@@ -88,7 +102,8 @@ fn same_keys(root: &Value, schema: &Value, values: &Value, path: &str) {
     assert_eq!(schema["additionalProperties"], false, "{path} lets anything in");
     let have = values.as_object().unwrap();
     let mut names: Vec<_> = have.keys().collect();
-    let mut expected: Vec<_> = known.keys().filter(|key| have.contains_key(*key) || !path.contains("resources")).collect();
+    let mut expected: Vec<_> =
+        known.keys().filter(|key| have.contains_key(*key) || !path.contains("resources")).collect();
     names.sort();
     expected.sort();
     assert_eq!(names, expected, "{path}");

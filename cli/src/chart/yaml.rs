@@ -72,7 +72,10 @@ mod tests {
         });
         let text = write(&value);
         assert_eq!(one(&text).unwrap(), value, "{text}");
-        assert!(text.starts_with("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: mesh\n  namespace: ns\n"), "{text}");
+        assert!(
+            text.starts_with("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: mesh\n  namespace: ns\n"),
+            "{text}"
+        );
         assert!(text.contains("x.toml: |\n"), "{text}");
     }
 }
