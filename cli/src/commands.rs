@@ -1,5 +1,6 @@
 //! The commands, one file each. Floor 4: they read arguments, call the floors below, and print.
 
+pub mod check;
 pub mod completion;
 pub mod demo;
 pub mod demo_app;

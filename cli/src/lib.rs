@@ -9,6 +9,7 @@
 //!  4  commands     one file a command
 //!  3  demo         a small shop: its manifests, its programs, its proof
 //!  2  view         what `status` and `demo` show, computed from what was asked
+//!     check        what is wrong with a mesh on a cluster, and what to do
 //!     local        the local runner: a control plane and workloads as processes
 //!  1  cluster      which cluster is meant, a connection to it, what it says
 //!     query        asks admin servers, reads Prometheus text
@@ -17,6 +18,7 @@
 //! ```
 
 pub mod app;
+pub mod check;
 pub mod cluster;
 pub mod collector;
 pub mod commands;

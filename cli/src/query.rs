@@ -1,6 +1,8 @@
-//! Asks the admin servers of the mesh's processes, and reads what they export. Floor 1: imports nothing of the crate.
+//! Asks the admin servers of the mesh's processes, and reads what they export. Floor 1: imports `cluster`'s errors only.
 
 mod client;
+pub mod forward;
+mod peer;
 pub mod prometheus;
 
 pub use client::{Answer, QueryError, get, post};
