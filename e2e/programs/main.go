@@ -18,6 +18,9 @@ var commands = map[string]func(args []string) error{
 	"http-echo":   httpEcho,
 	"http-client": httpClient,
 	"tcp-echo":    tcpEcho,
+	"shop":        shop,
+	"load":        load,
+	"get":         get,
 }
 
 func main() {
