@@ -6,3 +6,6 @@ mod peer;
 pub mod prometheus;
 
 pub use client::{Answer, QueryError, get, post};
+
+#[cfg(test)]
+pub(crate) mod fake;

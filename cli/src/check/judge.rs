@@ -24,6 +24,6 @@ macro_rules! known {
 pub(crate) use known;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;

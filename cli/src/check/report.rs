@@ -142,8 +142,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::jiff::Timestamp;
-
     use super::*;
     use crate::io::tests::Shared;
 
@@ -211,6 +209,5 @@ mod tests {
             assert_eq!(broken, ["api-reachable"]);
             assert_eq!(of(Outcome::Ok).count() + of(Outcome::Warning).count(), 0, "{report:?}");
         }
-        let _ = Facts::none(Timestamp::UNIX_EPOCH, "");
     }
 }

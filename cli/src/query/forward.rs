@@ -215,3 +215,68 @@ pub async fn certificates(client: &Client, target: &Target, name: &str) -> Resul
         Err(_) => Err(ForwardError::Silent { target: from.clone() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::query::fake::{self, Fake};
+
+    fn target(port: u16) -> Target {
+        Target { namespace: "mesh-system".into(), pod: "controller-1".into(), port }
+    }
+
+    #[tokio::test]
+    async fn a_page_comes_through_a_tunnel() {
+        let fake = Fake::start().await;
+        fake.forward("mesh-system/controller-1:15421", fake::pages(&[("/status", 200, "{\"a\": 12}")]).await);
+        let client = fake.client();
+        let answer = get(&client, &target(15_421), "/status").await.unwrap();
+        assert!(answer.date.is_some());
+        assert_eq!(answer.json::<Value>().unwrap()["a"], 12);
+        let error = get(&client, &target(15_421), "/none").await.unwrap().text().unwrap_err();
+        assert_eq!(error.to_string(), "mesh-system/controller-1:15421 answered 404 Not Found: no such page");
+    }
+
+    #[tokio::test]
+    async fn what_the_kubelet_says_is_told() {
+        let fake = Fake::start().await;
+        let error = get(&fake.client(), &target(1), "/").await.unwrap_err();
+        assert!(matches!(error, ForwardError::Query(_)), "{error:?}");
+        assert!(error.to_string().contains("connection refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn missing_rights_are_told_apart_from_what_is_broken() {
+        let fake = Fake::start().await;
+        let path = "/api/v1/namespaces/mesh-system/pods/controller-1/portforward";
+        for (code, right) in [(403, true), (404, false), (500, false)] {
+            fake.reply(Method::GET, path, code, fake::status(code, "", ""));
+            let error = Tunnel::open(&fake.client(), &target(1)).await.unwrap_err();
+            let ForwardError::Refused { forbidden, .. } = error else { panic!("{error:?}") };
+            assert_eq!(forbidden, right, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_a_server_is_seen_whoever_signed_it() {
+        use std::sync::Arc;
+
+        let key = rcgen::generate_simple_self_signed(["anything".to_owned()]).unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(mesh_api::tls::provider());
+        let config = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap().with_no_client_auth();
+        let private = rustls_pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let config = config.with_single_cert(vec![key.cert.der().clone()], private).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Fake::start().await;
+        fake.forward("mesh-system/controller-1:15430", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let _ = acceptor.accept(stream).await;
+        });
+        let chain = certificates(&fake.client(), &target(15_430), "mesh-webhook.mesh-system.svc").await.unwrap();
+        assert_eq!(chain, [key.cert.der().to_vec()]);
+    }
+}

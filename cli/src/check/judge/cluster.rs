@@ -40,9 +40,14 @@ pub fn reachable(facts: &Facts) -> Verdict {
     }
 }
 
+/// One check says that there is no connection; the others have nothing to add.
+fn unreached() -> Verdict {
+    Verdict::skipped("the API server does not answer; see api-reachable")
+}
+
 /// Is Kubernetes new enough?
 pub fn version(facts: &Facts) -> Verdict {
-    let version = known!(&facts.server).version;
+    let Ok(version) = facts.server.as_ref().map(|server| server.version) else { return unreached() };
     if version < MINIMUM {
         let hint = format!("upgrade the cluster to Kubernetes {NATIVE_SIDECARS} or later");
         return Verdict::error(format!("Kubernetes {version} is older than {MINIMUM}, the oldest that works"), hint);
@@ -61,7 +66,7 @@ pub fn version(facts: &Facts) -> Verdict {
 
 /// Does this machine agree with the API server about the time?
 pub fn clock(facts: &Facts) -> Verdict {
-    let server = known!(&facts.server);
+    let Ok(server) = &facts.server else { return unreached() };
     let Some(clock) = server.clock else {
         return Verdict::skipped("the API server does not tell the time");
     };
