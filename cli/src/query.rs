@@ -4,6 +4,7 @@ mod client;
 pub mod forward;
 mod peer;
 pub mod prometheus;
+pub mod relay;
 
 pub use client::{Answer, QueryError, get, post};
 

@@ -70,6 +70,11 @@ pub const INIT_CONTAINER: &str = "mesh-init";
 /// User (and group) of the sidecar: by it the proxy's own connections are told from the application's.
 pub const PROXY_UID: u32 = 15400;
 
+/// Label of every object that a chart of the mesh makes: the chart's name.
+pub const LABEL_CHART: &str = "mesh.dev/chart";
+/// ConfigMap in [`SYSTEM_NAMESPACE`] in which `meshctl` keeps what it installed.
+pub const RELEASE_CONFIG_MAP: &str = "mesh-release";
+
 /// Annotation of a Service: namespaces that may discover it (`*`, `.` for its own, or names; comma separated).
 pub const ANNOTATION_EXPORT_TO: &str = "mesh.dev/export-to";
 

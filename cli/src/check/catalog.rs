@@ -122,7 +122,12 @@ pub const CHECKS: &[Check] = &[
     check!("ca-issuer", Certificates, certificates::issuer, "The issuer is valid, and every replica has the same one"),
     check!("trust-bundles", Certificates, certificates::bundles, "Every namespace has the authority's trust bundle"),
     check!("control-plane-certificates", Certificates, certificates::own, "The control plane's certificates are valid"),
-    check!("problems", Configuration, configuration::problems, "The controller finds nothing wrong with what was written"),
+    check!(
+        "problems",
+        Configuration,
+        configuration::problems,
+        "The controller finds nothing wrong with what was written"
+    ),
     check!("conditions", Configuration, configuration::conditions, "Routes and policies are accepted"),
     check!("cni-daemonset", Cni, cni::daemon_set, "The CNI plugin runs on every node"),
     check!("cni-nodes", Cni, cni::nodes, "The CNI plugin is in force on every node"),

@@ -45,6 +45,12 @@ pub struct Missing {
     pub why: String,
 }
 
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.what.is_empty() { f.write_str(&self.why) } else { write!(f, "{}: {}", self.what, self.why) }
+    }
+}
+
 impl Missing {
     /// Nobody asked.
     #[must_use]

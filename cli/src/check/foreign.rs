@@ -24,12 +24,7 @@ pub struct Mesh {
 pub const MESHES: &[Mesh] = &[
     Mesh { name: "Istio", groups: &["istio.io"], webhooks: &["istio"], sidecar: "istio-proxy" },
     Mesh { name: "Linkerd", groups: &["linkerd.io"], webhooks: &["linkerd"], sidecar: "linkerd-proxy" },
-    Mesh {
-        name: "Consul",
-        groups: &["consul.hashicorp.com"],
-        webhooks: &["consul"],
-        sidecar: "consul-dataplane",
-    },
+    Mesh { name: "Consul", groups: &["consul.hashicorp.com"], webhooks: &["consul"], sidecar: "consul-dataplane" },
     Mesh { name: "Kuma", groups: &["kuma.io"], webhooks: &["kuma", "kong-mesh"], sidecar: "kuma-sidecar" },
     Mesh { name: "App Mesh", groups: &["appmesh.k8s.aws"], webhooks: &["appmesh"], sidecar: "envoy" },
     Mesh { name: "Open Service Mesh", groups: &["openservicemesh.io"], webhooks: &["osm"], sidecar: "osm-proxy" },
@@ -56,7 +51,10 @@ fn changes_pods(webhook: &k8s_openapi::api::admissionregistration::v1::MutatingW
 /// True where pods are refused while the webhook does not answer.
 #[must_use]
 pub fn blocks_pods(hook: &Hook) -> bool {
-    hook.webhooks.iter().flatten().any(|webhook| changes_pods(webhook) && webhook.failure_policy.as_deref() != Some("Ignore"))
+    hook.webhooks
+        .iter()
+        .flatten()
+        .any(|webhook| changes_pods(webhook) && webhook.failure_policy.as_deref() != Some("Ignore"))
 }
 
 /// The Services that a webhook calls, as `NAMESPACE/NAME`.

@@ -9,25 +9,25 @@ mod rights;
 mod trial;
 
 pub use api::{AT_ONCE, all};
-pub use pages::{admin_port, metrics};
+pub use pages::admin_port;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use kube::{
-    Api, Client, Resource,
-    api::ListParams,
-};
+use kube::{Api, Client, Resource, api::ListParams};
 use mesh_api::names::{API_VERSION, GATEWAY_API_VERSION, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP};
 
 use self::api::list;
 use super::{
     catalog::Stage,
-    facts::{Fact, Facts, Fault, Missing, Server},
+    facts::{Clock, Fact, Facts, Fault, Missing, Server},
     foreign,
     judge::control::PARTS,
 };
-use crate::cluster::{Cluster, ClusterArgs, ClusterError};
+use crate::{
+    cluster::{Cluster, ClusterArgs, ClusterError},
+    query::prometheus::Sample,
+};
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -60,18 +60,13 @@ pub async fn gather_from(cluster: &Cluster, plan: &Plan) -> Facts {
     let client = cluster.client();
     let mut facts = Facts::none(Timestamp::now(), "not needed for this check");
     facts.scope.clone_from(&plan.namespace);
-    facts.server = Ok(Server {
-        url: cluster.server().to_owned(),
-        context: cluster.name().to_owned(),
-        version: cluster.version(),
-        clock: api::clock(&client).await,
-    });
+    facts.server = Ok(server(cluster, api::clock(&client).await));
     cluster_facts(&mut facts, &client).await;
     match plan.stage {
         Stage::Before => before(&mut facts, &client).await,
         Stage::Installed => installed(&mut facts, &client).await,
         Stage::Proxies => {
-            let (pods, ()) = tokio::join!(pods(&client, plan), installed(&mut facts, &client));
+            let (pods, ()) = tokio::join!(pods(&client, plan.namespace.as_deref()), installed(&mut facts, &client));
             facts.pods = pods;
             facts.proxies = match &facts.pods {
                 Ok(pods) => pages::proxies(&client, pods).await,
@@ -80,6 +75,36 @@ pub async fn gather_from(cluster: &Cluster, plan: &Plan) -> Facts {
         }
     }
     facts
+}
+
+/// Collects what is needed to show who runs what.
+pub async fn gather_status(cluster: &Cluster, namespace: Option<&str>) -> Facts {
+    let client = cluster.client();
+    let mut facts = Facts::none(Timestamp::now(), "not needed to show who runs what");
+    facts.scope = namespace.map(str::to_owned);
+    let clock = api::clock(&client).await;
+    facts.server = Ok(server(cluster, clock));
+    let system = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    (facts.system_pods, facts.pods) =
+        tokio::join!(list(system, "the control plane's pods", ListParams::default()), pods(&client, namespace));
+    let (system_pods, pods) =
+        (facts.system_pods.as_deref().unwrap_or_default(), facts.pods.as_deref().unwrap_or_default());
+    (facts.replicas, facts.proxies) =
+        tokio::join!(pages::replicas(&client, system_pods, clock), pages::proxies(&client, pods));
+    facts
+}
+
+/// Metrics of the sidecars, by `NAMESPACE/POD`; none where their pods are not known.
+pub async fn gather_proxies(cluster: &Cluster, namespace: Option<&str>) -> BTreeMap<String, Fact<Vec<Sample>>> {
+    let client = cluster.client();
+    match pods(&client, namespace).await {
+        Ok(pods) => pages::proxies(&client, &pods).await,
+        Err(_) => BTreeMap::new(),
+    }
+}
+
+fn server(cluster: &Cluster, clock: Option<Clock>) -> Server {
+    Server { url: cluster.server().to_owned(), context: cluster.name().to_owned(), version: cluster.version(), clock }
 }
 
 /// All objects of a kind.
@@ -100,9 +125,13 @@ async fn cluster_facts(facts: &mut Facts, client: &Client) {
     );
     let served = |version: &str| {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        facts.groups.as_ref().is_ok_and(|groups| groups.get(group).is_some_and(|all| all.iter().any(|one| one == version)))
+        facts
+            .groups
+            .as_ref()
+            .is_ok_and(|groups| groups.get(group).is_some_and(|all| all.iter().any(|one| one == version)))
     };
-    let wanted: Vec<&'static str> = [API_VERSION, GATEWAY_API_VERSION].into_iter().filter(|version| served(version)).collect();
+    let wanted: Vec<&'static str> =
+        [API_VERSION, GATEWAY_API_VERSION].into_iter().filter(|version| served(version)).collect();
     for version in wanted {
         facts.kinds.insert(version, api::kinds(client, version).await);
     }
@@ -127,7 +156,11 @@ async fn foreign_services(facts: &Facts, client: &Client) -> BTreeMap<String, Fa
 }
 
 async fn before(facts: &mut Facts, client: &Client) {
-    let deployments = list(Api::namespaced(client.clone(), SYSTEM_NAMESPACE), "the control plane's deployments", ListParams::default());
+    let deployments = list(
+        Api::namespaced(client.clone(), SYSTEM_NAMESPACE),
+        "the control plane's deployments",
+        ListParams::default(),
+    );
     (facts.rights, facts.deployments) = tokio::join!(rights::rights(client), deployments);
 }
 
@@ -143,9 +176,10 @@ async fn installed(facts: &mut Facts, client: &Client) {
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's Leases", any()),
         list(everywhere(client), "the trust bundles", trust),
     );
-    let there = facts.deployments.as_ref().is_ok_and(|all| {
-        PARTS.iter().any(|part| super::judge::control::deployment(all, part).is_some())
-    });
+    let there = facts
+        .deployments
+        .as_ref()
+        .is_ok_and(|all| PARTS.iter().any(|part| super::judge::control::deployment(all, part).is_some()));
     let ahead = facts.server.as_ref().ok().and_then(|server| server.clock);
     let system_pods = facts.system_pods.as_deref().unwrap_or_default();
     let (replicas, conditions, trial) = tokio::join!(
@@ -162,8 +196,8 @@ async fn installed(facts: &mut Facts, client: &Client) {
     (facts.replicas, facts.conditions, facts.trial) = (replicas, conditions, trial);
 }
 
-async fn pods(client: &Client, plan: &Plan) -> Fact<Vec<Pod>> {
-    let api: Api<Pod> = match &plan.namespace {
+async fn pods(client: &Client, namespace: Option<&str>) -> Fact<Vec<Pod>> {
+    let api: Api<Pod> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => everywhere(client),
     };

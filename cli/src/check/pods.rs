@@ -104,11 +104,13 @@ pub fn not_running(pod: &Pod) -> Option<String> {
         return Some(trouble);
     }
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let unscheduled = conditions.into_iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let unscheduled =
+        conditions.into_iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         return Some(condition.message.clone().unwrap_or_else(|| "it is not scheduled".into()));
     }
-    (phase(pod) != "Running").then(|| format!("its phase is {}", if phase(pod).is_empty() { "unknown" } else { phase(pod) }))
+    (phase(pod) != "Running")
+        .then(|| format!("its phase is {}", if phase(pod).is_empty() { "unknown" } else { phase(pod) }))
 }
 
 #[cfg(test)]

@@ -76,11 +76,14 @@ impl Report {
                 let outcomes = (earlier.verdict.outcome, line.verdict.outcome);
                 outcomes.0 != outcomes.1
                     || outcomes.1 == Outcome::Error
-                        && (&earlier.verdict.summary, &earlier.verdict.details) != (&line.verdict.summary, &line.verdict.details)
+                        && (&earlier.verdict.summary, &earlier.verdict.details)
+                            != (&line.verdict.summary, &line.verdict.details)
             }
             None => line.verdict.outcome == Outcome::Error,
         });
-        changed.map(|line| format!("{}: {}: {}", line.name, line.verdict.outcome.word(), line.verdict.summary)).collect()
+        changed
+            .map(|line| format!("{}: {}: {}", line.name, line.verdict.outcome.word(), line.verdict.summary))
+            .collect()
     }
 
     /// Prints it for people.

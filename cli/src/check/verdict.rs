@@ -178,7 +178,10 @@ mod tests {
         lines.error("a is down", "start it");
         let verdict = lines.verdict("", "thing is odd", "things are odd");
         assert_eq!((verdict.outcome, verdict.summary.as_str()), (Outcome::Error, "2 things are odd"));
-        assert_eq!((verdict.details, verdict.hint.as_str()), (vec!["a is down".into(), "b is slow".into()], "start it"));
+        assert_eq!(
+            (verdict.details, verdict.hint.as_str()),
+            (vec!["a is down".into(), "b is slow".into()], "start it")
+        );
     }
 
     #[test]

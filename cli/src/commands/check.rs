@@ -20,9 +20,11 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Arguments of `meshctl check`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshctl check --pre\n  meshctl check --wait 2m\n  meshctl check --proxy -n shop\n  \
+#[command(
+    after_help = "Examples:\n  meshctl check --pre\n  meshctl check --wait 2m\n  meshctl check --proxy -n shop\n  \
     meshctl check -o json\n\nThe exit code is 0 where nothing is broken (there may be warnings), 1 where something is.\n\
-    Nothing in the cluster is changed. Each check has a page in docs/checks.")]
+    Nothing in the cluster is changed. Each check has a page in docs/checks."
+)]
 pub struct Args {
     /// Before an installation: can the mesh be installed here?
     #[arg(long, conflicts_with = "proxy")]

@@ -87,9 +87,14 @@ impl Fake {
             }
         });
         let fake = Self { state, address, task };
-        fake.reply(Method::GET, "/version", 200, json!({
+        fake.reply(
+            Method::GET,
+            "/version",
+            200,
+            json!({
             "major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "", "buildDate": "",
-            "goVersion": "", "compiler": "", "platform": ""}));
+            "goVersion": "", "compiler": "", "platform": ""}),
+        );
         fake.reply(Method::GET, "/apis", 200, json!({"kind": "APIGroupList", "groups": []}));
         fake
     }
@@ -117,11 +122,6 @@ impl Fake {
     /// `NAMESPACE/POD:PORT` leads there.
     pub(crate) fn forward(&self, target: &str, to: SocketAddr) {
         self.state.lock().unwrap().forwards.insert(target.to_owned(), to);
-    }
-
-    /// `NAMESPACE/POD:PORT` leads nowhere from now on.
-    pub(crate) fn cut(&self, target: &str) {
-        self.state.lock().unwrap().forwards.remove(target);
     }
 
     /// What was asked so far.
@@ -157,7 +157,8 @@ pub(crate) async fn pages(pages: &'static [(&'static str, u16, &'static str)]) -
                 let service = service_fn(move |request: Request<Incoming>| async move {
                     let found = pages.iter().find(|(path, ..)| *path == request.uri().path());
                     let (status, body) = found.map_or((404, "no such page"), |(_, status, body)| (*status, *body));
-                    let response = Response::builder().status(status).body(Full::new(Bytes::from_static(body.as_bytes())));
+                    let response =
+                        Response::builder().status(status).body(Full::new(Bytes::from_static(body.as_bytes())));
                     Ok::<_, Infallible>(response.unwrap())
                 });
                 let http = hyper::server::conn::http1::Builder::new();

@@ -10,11 +10,7 @@ use k8s_openapi::{
     api::core::v1::Service,
     jiff::{Timestamp, fmt::rfc2822},
 };
-use kube::{
-    Api, Client,
-    api::ListParams,
-    client::Body,
-};
+use kube::{Api, Client, api::ListParams, client::Body};
 use serde::de::DeserializeOwned;
 use tokio::{task::JoinSet, time::timeout};
 

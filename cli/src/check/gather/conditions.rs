@@ -58,5 +58,11 @@ fn one(object: &str, condition: &Value) -> Condition {
         "False" => Some(false),
         _ => None,
     };
-    Condition { object: object.to_owned(), kind: text("type"), status, reason: text("reason"), message: text("message") }
+    Condition {
+        object: object.to_owned(),
+        kind: text("type"),
+        status,
+        reason: text("reason"),
+        message: text("message"),
+    }
 }

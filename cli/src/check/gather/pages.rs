@@ -1,14 +1,8 @@
 //! Reads the admin servers of the mesh's pods, and the certificate of the webhooks, through port-forwards.
 
-use std::{
-    collections::BTreeMap,
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use k8s_openapi::{
-    api::core::v1::Pod,
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::Client;
 use mesh_api::names::{CA_ACCOUNT, CONTROLLER_ACCOUNT, PORT_ADMIN, PORT_WEBHOOK, SYSTEM_NAMESPACE, WEBHOOK_SERVICE};
 use serde::de::DeserializeOwned;
@@ -33,7 +27,8 @@ const MAX_PROXIES: usize = 200;
 /// What every replica of the control plane shows. `server` is the API server's clock.
 pub async fn replicas(client: &Client, system: &[Pod], server: Option<Clock>) -> Vec<Replica> {
     let running = system.iter().filter(|pod| pods::is_running(pod));
-    let parts = running.filter_map(|pod| Some((pod.clone(), control::part_of(pod, &[CA_ACCOUNT, CONTROLLER_ACCOUNT, AGENT])?)));
+    let parts =
+        running.filter_map(|pod| Some((pod.clone(), control::part_of(pod, &[CA_ACCOUNT, CONTROLLER_ACCOUNT, AGENT])?)));
     let parts: Vec<(Pod, &'static str)> = parts.collect();
     let mut replicas = all(parts, |(pod, part)| replica(client.clone(), pod, part, server)).await;
     replicas.sort_by(|one, other| one.pod.cmp(&other.pod));
@@ -155,4 +150,3 @@ pub async fn proxies(client: &Client, pods: &[Pod]) -> BTreeMap<String, Fact<Vec
     });
     asked.await.into_iter().collect()
 }
-

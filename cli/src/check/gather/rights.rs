@@ -26,8 +26,8 @@ pub const NEEDED: [(&str, &str, bool); 15] = [
     ("networking.k8s.io", "networkpolicies", true),
 ];
 
-/// Verbs of server-side apply.
-const VERBS: [&str; 2] = ["create", "patch"];
+/// Verbs that an installation needs for each of them.
+const VERBS: [&str; 3] = ["get", "create", "patch"];
 
 /// What is needed, and whether the user may.
 pub async fn rights(client: &Client) -> Fact<Vec<Right>> {
@@ -61,4 +61,38 @@ async fn ask(client: Client, right: Right) -> Fact<Right> {
     let review = SelfSubjectAccessReview { spec, ..Default::default() };
     let answer = asked("what you may do", api.create(&PostParams::default(), &review)).await?;
     Ok(Right { allowed: answer.status.is_some_and(|status| status.allowed), ..right })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::chart::{Chart, MESH, Release};
+
+    /// `Kind` to `kinds`, as the API names them.
+    fn plural(kind: &str) -> String {
+        let lower = kind.to_lowercase();
+        match lower.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None => format!("{lower}s"),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_the_chart_is_asked_for() {
+        let chart = Chart::carried(MESH).unwrap();
+        let given = json!({
+            "cni": {"enabled": true},
+            "controlPlane": {"podDisruptionBudget": {"enabled": true}, "networkPolicy": {"enabled": true}},
+            "ca": {"replicas": 2}, "controller": {"replicas": 2},
+        });
+        for object in chart.render(&given, &Release::default()).unwrap() {
+            let key = object.key;
+            let needed = (key.gvk().group, plural(&key.kind));
+            let found = NEEDED.iter().find(|(group, resource, _)| *group == needed.0 && *resource == needed.1);
+            assert!(found.is_some(), "{needed:?} is not asked for");
+            assert_eq!(found.unwrap().2, !key.namespace.is_empty(), "{needed:?}");
+        }
+    }
 }

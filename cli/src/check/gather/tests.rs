@@ -40,8 +40,13 @@ async fn an_empty_cluster_is_not_installed_and_nothing_is_changed_in_it() {
 async fn a_user_without_rights_is_told_so_and_the_mesh_is_not_blamed() {
     let fake = Fake::start().await;
     // Which groups are served everybody may know.
-    fake.reply(Method::GET, "/apis", 200, json!({"kind": "APIGroupList", "groups": [
-        {"name": "mesh.dev", "versions": [{"groupVersion": API_VERSION, "version": "v1alpha1"}]}]}));
+    fake.reply(
+        Method::GET,
+        "/apis",
+        200,
+        json!({"kind": "APIGroupList", "groups": [
+        {"name": "mesh.dev", "versions": [{"groupVersion": API_VERSION, "version": "v1alpha1"}]}]}),
+    );
     fake.otherwise(Reply::Json(403, fake::status(403, "Forbidden", "User \"dev\" cannot list resource")));
     let facts = gather_from(&fake.cluster(), &plan(Stage::Proxies)).await;
     let report = Report::judge(&facts, Stage::Proxies);
@@ -82,7 +87,12 @@ async fn a_server_that_hangs_is_not_waited_for_for_ever() {
 async fn long_lists_are_read_page_by_page() {
     let fake = Fake::start().await;
     let node = |name: &str| json!({"metadata": {"name": name}});
-    fake.reply(Method::GET, "/api/v1/nodes", 200, json!({"metadata": {"continue": "more"}, "items": [node("a"), node("b")]}));
+    fake.reply(
+        Method::GET,
+        "/api/v1/nodes",
+        200,
+        json!({"metadata": {"continue": "more"}, "items": [node("a"), node("b")]}),
+    );
     let asking = api::list::<k8s_openapi::api::core::v1::Node>(Api::all(fake.client()), "nodes", ListParams::default());
     let reading = tokio::spawn(asking);
     while fake.asked().len() < 2 {
@@ -106,10 +116,11 @@ async fn rights_are_asked_one_by_one_where_not_everything_is_allowed() {
     fake.reply(Method::POST, path, 201, review(false));
     let none = rights::rights(&fake.client()).await.unwrap();
     assert!(none.iter().all(|right| !right.allowed));
-    let namespaced = fake.asked().into_iter().filter(|asked| {
-        asked.body.pointer("/spec/resourceAttributes/namespace") == Some(&Value::from("mesh-system"))
-    });
-    assert_eq!((none.len(), namespaced.count()), (rights::NEEDED.len() * 2, 18));
+    let namespaced = fake
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.body.pointer("/spec/resourceAttributes/namespace") == Some(&Value::from("mesh-system")));
+    assert_eq!((none.len(), namespaced.count()), (rights::NEEDED.len() * 3, 27));
 }
 
 /// A control plane of one controller with a proxy, behind the fake server.
@@ -122,7 +133,11 @@ async fn installed(fake: &Fake) {
     let pages = fake::pages(&[
         ("/ready", 503, "there is no certificate yet\n"),
         ("/metrics", 200, "mesh_controller_synced 1\n"),
-        ("/status", 200, "{\"version\": \"0.0.1\", \"synced\": true, \"objects\": {}, \"proxies\": 1, \"problems\": {}}"),
+        (
+            "/status",
+            200,
+            "{\"version\": \"0.0.1\", \"synced\": true, \"objects\": {}, \"proxies\": 1, \"problems\": {}}",
+        ),
         ("/proxies", 200, "[]"),
         ("/problems", 500, "oh"),
     ]);
@@ -163,7 +178,8 @@ async fn the_parts_are_asked_through_port_forwards() {
 async fn a_trial_that_is_refused_says_why() {
     let fake = Fake::start().await;
     installed(&fake).await;
-    let namespaces: Vec<_> = [namespace("shop", Some("enabled"))].into_iter().map(crate::check::judge::fixtures::of).collect();
+    let namespaces: Vec<_> =
+        [namespace("shop", Some("enabled"))].into_iter().map(crate::check::judge::fixtures::of).collect();
     let path = "/api/v1/namespaces/shop/pods";
     let message = "Internal error occurred: failed calling webhook \"x\": connection refused";
     fake.reply(Method::POST, path, 500, fake::status(500, "InternalError", message));
@@ -178,24 +194,46 @@ async fn a_trial_that_is_refused_says_why() {
 #[tokio::test]
 async fn conditions_of_others_are_left_out() {
     let fake = Fake::start().await;
-    fake.reply(Method::GET, "/apis", 200, json!({"kind": "APIGroupList", "groups": [
+    fake.reply(
+        Method::GET,
+        "/apis",
+        200,
+        json!({"kind": "APIGroupList", "groups": [
         {"name": "mesh.dev", "versions": [{"groupVersion": API_VERSION, "version": "v1alpha1"}]},
-        {"name": "gateway.networking.k8s.io", "versions": [{"groupVersion": GATEWAY_API_VERSION, "version": "v1"}]}]}));
+        {"name": "gateway.networking.k8s.io", "versions": [{"groupVersion": GATEWAY_API_VERSION, "version": "v1"}]}]}),
+    );
     let resource = |name: &str, kind: &str| json!({"name": name, "kind": kind, "namespaced": true, "singularName": "", "verbs": []});
     let kinds = |version: &str, resources: Value| json!({"kind": "APIResourceList", "groupVersion": version, "resources": resources});
-    fake.reply(Method::GET, "/apis/mesh.dev/v1alpha1", 200, kinds(API_VERSION, json!([
-        resource("authorizationpolicies", "AuthorizationPolicy"), resource("authorizationpolicies/status", "AuthorizationPolicy")])));
-    fake.reply(Method::GET, "/apis/gateway.networking.k8s.io/v1", 200, kinds(GATEWAY_API_VERSION, json!([
-        resource("gateways", "Gateway"), resource("httproutes", "HTTPRoute")])));
+    fake.reply(
+        Method::GET,
+        "/apis/mesh.dev/v1alpha1",
+        200,
+        kinds(
+            API_VERSION,
+            json!([
+                resource("authorizationpolicies", "AuthorizationPolicy"),
+                resource("authorizationpolicies/status", "AuthorizationPolicy")
+            ]),
+        ),
+    );
+    fake.reply(
+        Method::GET,
+        "/apis/gateway.networking.k8s.io/v1",
+        200,
+        kinds(GATEWAY_API_VERSION, json!([resource("gateways", "Gateway"), resource("httproutes", "HTTPRoute")])),
+    );
     let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m"});
     fake.list("/apis/mesh.dev/v1alpha1/authorizationpolicies", &[
         json!({"metadata": {"name": "p", "namespace": "shop"}, "status": {"conditions": [condition("Accepted", "False")]}})]);
-    fake.list("/apis/gateway.networking.k8s.io/v1/httproutes", &[json!({
-        "metadata": {"name": "r", "namespace": "shop"},
-        "status": {"parents": [
-            {"controllerName": "mesh.dev/controller", "conditions": [condition("Accepted", "True")]},
-            {"controllerName": "other.io/gateway", "conditions": [condition("Accepted", "False")]}]},
-    })]);
+    fake.list(
+        "/apis/gateway.networking.k8s.io/v1/httproutes",
+        &[json!({
+            "metadata": {"name": "r", "namespace": "shop"},
+            "status": {"parents": [
+                {"controllerName": "mesh.dev/controller", "conditions": [condition("Accepted", "True")]},
+                {"controllerName": "other.io/gateway", "conditions": [condition("Accepted", "False")]}]},
+        })],
+    );
     let facts = gather_from(&fake.cluster(), &plan(Stage::Installed)).await;
     let conditions = facts.conditions.unwrap();
     let told: Vec<_> = conditions.iter().map(|one| (one.object.as_str(), one.status)).collect();

@@ -79,7 +79,11 @@ fn choose(namespaces: &[Namespace], scope: Option<&str>) -> Option<String> {
     };
     let is_default = |namespace: &&Namespace| namespace.metadata.name.as_deref() == Some("default");
     let candidates: Vec<&Namespace> = namespaces.iter().filter(fits).collect();
-    let chosen = candidates.iter().copied().find(|one| wants(one)).or_else(|| candidates.iter().copied().find(|one| is_default(one)));
+    let chosen = candidates
+        .iter()
+        .copied()
+        .find(|one| wants(one))
+        .or_else(|| candidates.iter().copied().find(|one| is_default(one)));
     let chosen = chosen.or_else(|| scope.and(candidates.first().copied()));
     chosen.and_then(|namespace| namespace.metadata.name.clone())
 }

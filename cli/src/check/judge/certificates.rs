@@ -37,7 +37,9 @@ fn judge_authority(lines: &mut Lines, what: &str, authority: &Authority, now: Ti
     let Some(cert) = Cert::told(authority) else { return };
     // Where somebody else makes them nobody renews them either.
     let hint = match authority.generation {
-        Some(_) => format!("the authority should have renewed it: kubectl logs -n {SYSTEM_NAMESPACE} deployment/{CA_ACCOUNT}"),
+        Some(_) => {
+            format!("the authority should have renewed it: kubectl logs -n {SYSTEM_NAMESPACE} deployment/{CA_ACCOUNT}")
+        }
         None => "renew it where it is made, and give the authority the new one".to_owned(),
     };
     if let Some(why) = cert.untimely(now) {
@@ -73,7 +75,8 @@ pub fn roots(facts: &Facts) -> Verdict {
         lines.error(format!("replicas trust different roots: {}", groups.join(" against ")), SPLIT);
     }
     let number = replicas.first().map_or(0, |(_, issuers)| issuers.roots.len());
-    let ends = replicas.iter().flat_map(|(_, issuers)| &issuers.roots).filter_map(Cert::told).map(|root| root.not_after).min();
+    let ends =
+        replicas.iter().flat_map(|(_, issuers)| &issuers.roots).filter_map(Cert::told).map(|root| root.not_after).min();
     let until = ends.map(|end| format!(", until {end}")).unwrap_or_default();
     lines.verdict(format!("{}{until}", count(number, "root", "roots")), "thing about roots", "things about roots")
 }
@@ -91,7 +94,7 @@ pub fn issuer(facts: &Facts) -> Verdict {
     let mut seen: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut good = String::new();
     for (pod, issuers) in &replicas {
-        if seen.get(issuers.issuer.fingerprint.as_str()).is_none() {
+        if !seen.contains_key(issuers.issuer.fingerprint.as_str()) {
             judge_authority(&mut lines, "the issuer", &issuers.issuer, now);
             good = Cert::told(&issuers.issuer).map(|cert| cert.to_string()).unwrap_or_default();
         }
@@ -115,13 +118,23 @@ pub fn bundles(facts: &Facts) -> Verdict {
         Ok(roots) => roots.into_iter().collect::<BTreeSet<_>>(),
         Err(verdict) => return verdict,
     };
-    let hint = format!("the leader of mesh-ca writes it: see control-plane-leases, then kubectl logs -n {SYSTEM_NAMESPACE} deployment/{CA_ACCOUNT}");
-    let meshed: BTreeSet<&str> = facts.pods.iter().flatten().filter(|pod| pods::is_injected(pod)).filter_map(|pod| pod.metadata.namespace.as_deref()).collect();
+    let hint = format!(
+        "the leader of mesh-ca writes it: see control-plane-leases, then kubectl logs -n {SYSTEM_NAMESPACE} deployment/{CA_ACCOUNT}"
+    );
+    let meshed: BTreeSet<&str> = facts
+        .pods
+        .iter()
+        .flatten()
+        .filter(|pod| pods::is_injected(pod))
+        .filter_map(|pod| pod.metadata.namespace.as_deref())
+        .collect();
     let mut lines = Lines::new();
     let mut good = 0;
     for namespace in namespaces.iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
-        let map = maps.iter().find(|map| map.metadata.namespace.as_deref() == Some(name) && map.metadata.name.as_deref() == Some(TRUST_CONFIG_MAP));
+        let map = maps.iter().find(|map| {
+            map.metadata.namespace.as_deref() == Some(name) && map.metadata.name.as_deref() == Some(TRUST_CONFIG_MAP)
+        });
         let text = map.and_then(|map| map.data.as_ref()).and_then(|data| data.get(TRUST_KEY));
         let what = match text {
             None if map.is_some() => format!("{name}: the ConfigMap {TRUST_CONFIG_MAP} has no key {TRUST_KEY}"),
@@ -142,7 +155,11 @@ pub fn bundles(facts: &Facts) -> Verdict {
             lines.warning(what, hint.as_str());
         }
     }
-    lines.verdict(format!("the same in {}", count(good, "namespace", "namespaces")), "namespace is not served", "namespaces are not served")
+    lines.verdict(
+        format!("the same in {}", count(good, "namespace", "namespaces")),
+        "namespace is not served",
+        "namespaces are not served",
+    )
 }
 
 /// Are the control plane's certificates valid?
@@ -161,7 +178,10 @@ pub fn own(facts: &Facts) -> Verdict {
         let Some(end) = shown.or(told) else { continue };
         seen += 1;
         if now > end {
-            let hint = format!("kubectl logs -n {SYSTEM_NAMESPACE} {}: it says why it is not renewed; see ca-issuer", replica.pod);
+            let hint = format!(
+                "kubectl logs -n {SYSTEM_NAMESPACE} {}: it says why it is not renewed; see ca-issuer",
+                replica.pod
+            );
             lines.error(format!("{}: its certificate expired {end}", replica.pod), hint);
         }
     }

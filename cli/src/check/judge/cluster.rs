@@ -193,7 +193,10 @@ pub fn gateway_api(facts: &Facts) -> Verdict {
     };
     if !versions.iter().any(|version| version == wanted) {
         return Verdict::warning(
-            format!("{group} is served as {} only; the mesh reads {wanted}, so routes are not seen", versions.join(", ")),
+            format!(
+                "{group} is served as {} only; the mesh reads {wanted}, so routes are not seen",
+                versions.join(", ")
+            ),
             "install the Gateway API's CRDs of version 1.0 or later, from its own releases",
         );
     }
@@ -221,7 +224,8 @@ pub fn other_meshes(facts: &Facts) -> Verdict {
         for hook in &hooks {
             judge_foreign(&mut lines, facts, mesh, hook);
         }
-        let mine: Vec<&str> = groups.keys().map(String::as_str).filter(|group| foreign::is_group_of(mesh, group)).collect();
+        let mine: Vec<&str> =
+            groups.keys().map(String::as_str).filter(|group| foreign::is_group_of(mesh, group)).collect();
         if hooks.is_empty() && !mine.is_empty() {
             lines.warning(
                 format!("{}: its kinds are still there ({}), but no webhook of it", mesh.name, mine.join(", ")),
@@ -237,7 +241,10 @@ fn judge_foreign(lines: &mut Lines, facts: &Facts, mesh: &foreign::Mesh, hook: &
     let gone = foreign::services(hook).find(|service| matches!(facts.webhook_services.get(service), Some(Ok(false))));
     match gone {
         Some(service) if foreign::blocks_pods(hook) => lines.error(
-            format!("{}: its webhook {name} is left over: its service {service} is gone, and pods are refused", mesh.name),
+            format!(
+                "{}: its webhook {name} is left over: its service {service} is gone, and pods are refused",
+                mesh.name
+            ),
             format!("remove it: kubectl delete mutatingwebhookconfiguration {name}"),
         ),
         Some(service) => lines.warning(

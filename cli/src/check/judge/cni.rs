@@ -25,7 +25,9 @@ fn is_there(facts: &Facts) -> Result<bool, Missing> {
 fn counted_on(facts: &Facts) -> usize {
     let counts = |pod: &&k8s_openapi::api::core::v1::Pod| {
         let annotations = pod.metadata.annotations.as_ref();
-        let said = annotations.and_then(|all| all.get(INJECTION)).and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let said = annotations
+            .and_then(|all| all.get(INJECTION))
+            .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
         said.is_some_and(|said| said.get("cni").and_then(serde_json::Value::as_bool) == Some(true))
     };
     facts.pods.iter().flatten().filter(counts).count()
@@ -48,12 +50,17 @@ pub fn daemon_set(facts: &Facts) -> Verdict {
     };
     let status = set.status.clone().unwrap_or_default();
     let (wanted, ready) = (status.desired_number_scheduled, status.number_ready);
-    let hint = format!("kubectl describe -n {SYSTEM_NAMESPACE} daemonset/{AGENT}; pods with sidecars do not start on these nodes");
+    let hint = format!(
+        "kubectl describe -n {SYSTEM_NAMESPACE} daemonset/{AGENT}; pods with sidecars do not start on these nodes"
+    );
     if wanted == 0 {
         return Verdict::error("its DaemonSet fits no node", "look at its nodeSelector and tolerations");
     }
     if ready < wanted {
-        return Verdict::error(format!("ready on {ready} of {}", count(usize::try_from(wanted).unwrap_or(0), "node", "nodes")), hint);
+        return Verdict::error(
+            format!("ready on {ready} of {}", count(usize::try_from(wanted).unwrap_or(0), "node", "nodes")),
+            hint,
+        );
     }
     if status.updated_number_scheduled.unwrap_or(0) < wanted {
         return Verdict::warning("a rollout is under way", "wait for it: meshctl check --wait 2m");
@@ -88,7 +95,8 @@ pub fn nodes(facts: &Facts) -> Verdict {
     }
     for node in nodes {
         let name = node.metadata.name.as_deref().unwrap_or_default();
-        let served = agents.iter().any(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(name));
+        let served =
+            agents.iter().any(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(name));
         if !served {
             lines.warning(
                 format!("{name} has no agent: pods with sidecars do not start there"),
@@ -96,5 +104,9 @@ pub fn nodes(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict(format!("in force on {}", count(agents.len(), "node", "nodes")), "node is without it", "nodes are without it")
+    lines.verdict(
+        format!("in force on {}", count(agents.len(), "node", "nodes")),
+        "node is without it",
+        "nodes are without it",
+    )
 }

@@ -51,7 +51,9 @@ pub fn conditions(facts: &Facts) -> Verdict {
     for condition in conditions {
         seen.insert(condition.object.as_str());
         // What has another type says nothing about obedience; one that is not known yet is being worked on.
-        if !matches!(condition.kind.as_str(), "Accepted" | "ResolvedRefs" | "Programmed") || condition.status != Some(false) {
+        if !matches!(condition.kind.as_str(), "Accepted" | "ResolvedRefs" | "Programmed")
+            || condition.status != Some(false)
+        {
             continue;
         }
         let line = format!("{}: not {}: {}: {}", condition.object, condition.kind, condition.reason, condition.message);

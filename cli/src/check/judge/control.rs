@@ -52,7 +52,10 @@ pub fn absent(facts: &Facts) -> Option<Verdict> {
 pub fn deployments(facts: &Facts) -> Verdict {
     let deployments = known!(&facts.deployments);
     if absent(facts).is_some() {
-        return Verdict::error(format!("Mesh is not installed: {SYSTEM_NAMESPACE} has none of its deployments"), INSTALL);
+        return Verdict::error(
+            format!("Mesh is not installed: {SYSTEM_NAMESPACE} has none of its deployments"),
+            INSTALL,
+        );
     }
     let mut lines = Lines::new();
     let mut good = Vec::new();
@@ -77,11 +80,20 @@ fn judge_deployment(lines: &mut Lines, part: &str, deployment: &Deployment) -> S
     let why = bad.and_then(|condition| condition.message.as_deref()).map(|why| format!(": {why}")).unwrap_or_default();
     let line = format!("{part}: {available} of {} available{why}", count_replicas(wanted));
     if wanted == 0 {
-        lines.error(format!("{part} is scaled to nothing"), format!("kubectl scale -n {SYSTEM_NAMESPACE} deployment/{part} --replicas=1"));
+        lines.error(
+            format!("{part} is scaled to nothing"),
+            format!("kubectl scale -n {SYSTEM_NAMESPACE} deployment/{part} --replicas=1"),
+        );
     } else if available == 0 {
-        lines.error(line, format!("see control-plane-pods, and kubectl describe -n {SYSTEM_NAMESPACE} deployment/{part}"));
+        lines.error(
+            line,
+            format!("see control-plane-pods, and kubectl describe -n {SYSTEM_NAMESPACE} deployment/{part}"),
+        );
     } else if available < wanted {
-        lines.warning(line, format!("see control-plane-pods, and kubectl describe -n {SYSTEM_NAMESPACE} deployment/{part}"));
+        lines.warning(
+            line,
+            format!("see control-plane-pods, and kubectl describe -n {SYSTEM_NAMESPACE} deployment/{part}"),
+        );
     } else if status.updated_replicas.unwrap_or(0) < wanted {
         lines.warning(format!("{part}: a rollout is under way{why}"), "wait for it: meshctl check --wait 2m");
     }
@@ -147,17 +159,24 @@ pub fn versions(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict(format!("all of version {}", facts.meshctl), "pod is of another version", "pods are of another version")
+    lines.verdict(
+        format!("all of version {}", facts.meshctl),
+        "pod is of another version",
+        "pods are of another version",
+    )
 }
 
 /// What the program says itself, else the image's tag.
-fn version_of(facts: &Facts, pod: &Pod, part: &str, name: &str) -> String {
+#[must_use]
+pub fn version_of(facts: &Facts, pod: &Pod, part: &str, name: &str) -> String {
     let replica = facts.replicas.iter().find(|replica| replica.pod == name);
-    let overview = replica.and_then(|replica| replica.controller.as_ref()).and_then(|pages| pages.overview.as_ref().ok());
+    let overview =
+        replica.and_then(|replica| replica.controller.as_ref()).and_then(|pages| pages.overview.as_ref().ok());
     if let Some(overview) = overview {
         return overview.version.clone();
     }
-    let image = pods::containers(pod).find(|container| container.image.as_deref().is_some_and(|image| names_part(image, part)));
+    let image =
+        pods::containers(pod).find(|container| container.image.as_deref().is_some_and(|image| names_part(image, part)));
     image.and_then(|container| container.image.as_deref()).map(pods::tag).unwrap_or_default().to_owned()
 }
 
@@ -178,7 +197,12 @@ pub fn crds(facts: &Facts) -> Verdict {
     let served = match facts.kinds.get(API_VERSION) {
         Some(Ok(kinds)) => kinds,
         Some(Err(missing)) => return missing.verdict(),
-        None => return Verdict::error(format!("{GROUP} is served as {} only, not as {API_VERSION}", versions.join(", ")), hint),
+        None => {
+            return Verdict::error(
+                format!("{GROUP} is served as {} only, not as {API_VERSION}", versions.join(", ")),
+                hint,
+            );
+        }
     };
     let wanted = mesh_api::resources::KINDS.iter().filter(|(group, _)| *group == GROUP).map(|(_, kind)| *kind);
     let (there, gone): (Vec<&str>, Vec<&str>) = wanted.partition(|kind| served.iter().any(|served| served == kind));
@@ -205,10 +229,13 @@ pub fn services(facts: &Facts) -> Verdict {
         let ready = endpoints.filter(|one| one.conditions.as_ref().is_none_or(|is| is.ready != Some(false)));
         // A pod with an IPv4 and an IPv6 address stands in two slices.
         let pods: BTreeSet<_> = ready
-            .map(|one| one.target_ref.as_ref().and_then(|pod| pod.name.clone()).unwrap_or_else(|| one.addresses.join(",")))
+            .map(|one| {
+                one.target_ref.as_ref().and_then(|pod| pod.name.clone()).unwrap_or_else(|| one.addresses.join(","))
+            })
             .collect();
         if pods.is_empty() {
-            let hint = format!("see control-plane-pods; where they are ready, compare the selector of the Service {service}");
+            let hint =
+                format!("see control-plane-pods; where they are ready, compare the selector of the Service {service}");
             lines.error(format!("{service} leads to no ready pod"), hint);
         }
         good.push(format!("{service} {}", pods.len()));
@@ -229,7 +256,9 @@ pub fn leases(facts: &Facts) -> Verdict {
         let lease = leases.iter().find(|lease| lease.metadata.name.as_deref() == Some(part));
         let spec = lease.and_then(|lease| lease.spec.clone()).unwrap_or_default();
         let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
-        let hint = format!("kubectl logs -n {SYSTEM_NAMESPACE} deployment/{part}: it says why it does not lead; may it write Leases?");
+        let hint = format!(
+            "kubectl logs -n {SYSTEM_NAMESPACE} deployment/{part}: it says why it does not lead; may it write Leases?"
+        );
         match (holder, spec.renew_time) {
             (Some(holder), Some(renewed)) => {
                 let duration = i64::from(spec.lease_duration_seconds.unwrap_or(15)) * 1000;

@@ -10,8 +10,8 @@ use k8s_openapi::{
 use mesh_api::names::{API_VERSION, GATEWAY_API_VERSION};
 use mesh_controller::status::{KeyStatus, Overview, ProxyStatus};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

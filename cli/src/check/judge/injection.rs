@@ -54,7 +54,11 @@ pub fn missing(facts: &Facts) -> Verdict {
             Wish::None(_) => {}
         }
     }
-    lines.verdict(format!("{} a sidecar", count(good, "pod has", "pods have")), "pod has no sidecar", "pods have no sidecar")
+    lines.verdict(
+        format!("{} a sidecar", count(good, "pod has", "pods have")),
+        "pod has no sidecar",
+        "pods have no sidecar",
+    )
 }
 
 fn own(hooks: &[MutatingWebhookConfiguration]) -> Option<&MutatingWebhookConfiguration> {
@@ -63,10 +67,14 @@ fn own(hooks: &[MutatingWebhookConfiguration]) -> Option<&MutatingWebhookConfigu
 
 /// Why a pod came into being without a sidecar, as far as that can still be seen, and what to do.
 fn why_not(pod: &Pod, namespace: &Namespace, hook: Option<&MutatingWebhookConfiguration>) -> (String, String) {
-    let restart = "restart it: kubectl rollout restart of the workload that owns it; a pod without an owner has to be made anew";
+    let restart =
+        "restart it: kubectl rollout restart of the workload that owns it; a pod without an owner has to be made anew";
     let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let Some(hook) = hook else {
-        return ("the webhook that injects is not registered".into(), "put it back: meshctl upgrade; then restart the pods".into());
+        return (
+            "the webhook that injects is not registered".into(),
+            "put it back: meshctl upgrade; then restart the pods".into(),
+        );
     };
     let registered = hook.metadata.creation_timestamp.as_ref().map(|time| time.0);
     if let (Some(made), Some(registered)) = (made, registered)
@@ -87,9 +95,15 @@ fn why_not(pod: &Pod, namespace: &Namespace, hook: Option<&MutatingWebhookConfig
         return (why.into(), format!("see webhook-answers; then {restart}"));
     }
     if pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Node") {
-        return ("a kubelet made it from a file, past the API server".into(), "such a pod cannot have a sidecar".into());
+        return (
+            "a kubelet made it from a file, past the API server".into(),
+            "such a pod cannot have a sidecar".into(),
+        );
     }
-    ("perhaps it was labelled after it was made, or made while the webhook's selectors left it out".into(), restart.into())
+    (
+        "perhaps it was labelled after it was made, or made while the webhook's selectors left it out".into(),
+        restart.into(),
+    )
 }
 
 /// When a namespace got its label, as far as that was written down.
@@ -119,7 +133,11 @@ pub fn excluded(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict("every sidecar is wanted", "pod has a sidecar that it should not have", "pods have sidecars that they should not have")
+    lines.verdict(
+        "every sidecar is wanted",
+        "pod has a sidecar that it should not have",
+        "pods have sidecars that they should not have",
+    )
 }
 
 /// Do namespaces allow the pods that injection makes?
@@ -147,7 +165,11 @@ pub fn admitted(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict(format!("{} sidecars in", count(seen, "namespace lets", "namespaces let")), "namespace refuses injected pods", "namespaces refuse injected pods")
+    lines.verdict(
+        format!("{} sidecars in", count(seen, "namespace lets", "namespaces let")),
+        "namespace refuses injected pods",
+        "namespaces refuse injected pods",
+    )
 }
 
 /// Has a pod the sidecars of two meshes?

@@ -40,10 +40,15 @@ pub fn leftovers(facts: &Facts) -> Verdict {
     }
     let deployments = known!(&facts.deployments);
     if control::PARTS.iter().any(|part| control::deployment(deployments, part).is_some()) {
-        return lines.verdict("Mesh is installed here already; meshctl upgrade brings it up to date", "thing is in the way", "");
+        return lines.verdict(
+            "Mesh is installed here already; meshctl upgrade brings it up to date",
+            "thing is in the way",
+            "",
+        );
     }
     let hooks = mutating.iter().map(|hook| ("mutatingwebhookconfiguration", hook.metadata.name.as_deref()));
-    let hooks = hooks.chain(validating.iter().map(|hook| ("validatingwebhookconfiguration", hook.metadata.name.as_deref())));
+    let hooks =
+        hooks.chain(validating.iter().map(|hook| ("validatingwebhookconfiguration", hook.metadata.name.as_deref())));
     for (kind, _) in hooks.filter(|(_, name)| *name == Some(webhook::CONFIGURATION)) {
         lines.error(
             format!("the {kind} {} is left over: it refuses pods in meshed namespaces", webhook::CONFIGURATION),

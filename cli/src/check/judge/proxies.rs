@@ -55,7 +55,11 @@ pub fn running(facts: &Facts) -> Verdict {
             lines.error(format!("{name}: {why}"), logs);
         }
     }
-    lines.verdict(format!("{} ready", count(pods.len(), "sidecar is", "sidecars are")), "sidecar does not work", "sidecars do not work")
+    lines.verdict(
+        format!("{} ready", count(pods.len(), "sidecar is", "sidecars are")),
+        "sidecar does not work",
+        "sidecars do not work",
+    )
 }
 
 /// Are the sidecars of the control plane's version?
@@ -67,8 +71,10 @@ pub fn versions(facts: &Facts) -> Verdict {
     let meshed = meshed(pods);
     for pod in &meshed {
         let name = pods::name(pod);
-        let told = connected.get(name.as_str()).map(|proxy| proxy.version.as_str()).filter(|version| !version.is_empty());
-        let image = pods::sidecar(pod).and_then(|container| container.image.as_deref()).map(pods::tag).unwrap_or_default();
+        let told =
+            connected.get(name.as_str()).map(|proxy| proxy.version.as_str()).filter(|version| !version.is_empty());
+        let image =
+            pods::sidecar(pod).and_then(|container| container.image.as_deref()).map(pods::tag).unwrap_or_default();
         let version = told.unwrap_or(image);
         if !version.is_empty() && version != control {
             lines.warning(
@@ -77,7 +83,11 @@ pub fn versions(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict(format!("{} of version {control}", count(meshed.len(), "sidecar is", "sidecars are")), "sidecar is of another version", "sidecars are of another version")
+    lines.verdict(
+        format!("{} of version {control}", count(meshed.len(), "sidecar is", "sidecars are")),
+        "sidecar is of another version",
+        "sidecars are of another version",
+    )
 }
 
 fn control_version(facts: &Facts) -> &str {
@@ -128,7 +138,11 @@ pub fn connected(facts: &Facts) -> Verdict {
             );
         }
     }
-    lines.verdict(format!("{} connected", count(running.len(), "sidecar is", "sidecars are")), "sidecar is not connected", "sidecars are not connected")
+    lines.verdict(
+        format!("{} connected", count(running.len(), "sidecar is", "sidecars are")),
+        "sidecar is not connected",
+        "sidecars are not connected",
+    )
 }
 
 /// Do the sidecars run what they were sent?
@@ -140,7 +154,8 @@ pub fn in_sync(facts: &Facts) -> Verdict {
     let now = u64::try_from(facts.cluster_now().as_millisecond()).unwrap_or(0);
     let mut lines = Lines::new();
     let mut good = 0;
-    let scoped = connected.iter().filter(|(_, proxy)| facts.scope.as_ref().is_none_or(|scope| proxy.namespace == *scope));
+    let scoped =
+        connected.iter().filter(|(_, proxy)| facts.scope.as_ref().is_none_or(|scope| proxy.namespace == *scope));
     for (name, proxy) in scoped {
         let mut behind = false;
         for (key, status) in proxy.keys.iter().filter(|(_, status)| !status.is_current()) {
@@ -160,7 +175,11 @@ pub fn in_sync(facts: &Facts) -> Verdict {
         }
         good += usize::from(!behind);
     }
-    lines.verdict(format!("{} current", count(good, "sidecar is", "sidecars are")), "thing is not in force", "things are not in force")
+    lines.verdict(
+        format!("{} current", count(good, "sidecar is", "sidecars are")),
+        "thing is not in force",
+        "things are not in force",
+    )
 }
 
 /// Are the sidecars' certificates valid?
@@ -182,7 +201,8 @@ pub fn certificates(facts: &Facts) -> Verdict {
             }
         };
         seen += 1;
-        let ends = samples.iter().find(|sample| sample.name == EXPIRY).map(|sample| sample.value).filter(|at| *at > 0.0);
+        let ends =
+            samples.iter().find(|sample| sample.name == EXPIRY).map(|sample| sample.value).filter(|at| *at > 0.0);
         let ends = ends.and_then(|at| Timestamp::from_second(at as i64).ok());
         let hint = "look at the sidecar's log for what it says about its identity; see control-plane-services and trust-bundles";
         match ends {
@@ -197,6 +217,10 @@ pub fn certificates(facts: &Facts) -> Verdict {
     match (seen, rights) {
         (0, Some(verdict)) => verdict,
         (0, None) if facts.proxies.is_empty() => Verdict::skipped("there are no running sidecars to ask"),
-        _ => lines.verdict(format!("{} valid", count(seen, "certificate is", "certificates are")), "certificate is not as it should be", "certificates are not as they should be"),
+        _ => lines.verdict(
+            format!("{} valid", count(seen, "certificate is", "certificates are")),
+            "certificate is not as it should be",
+            "certificates are not as they should be",
+        ),
     }
 }

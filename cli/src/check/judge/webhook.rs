@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::admissionregistration::v1::WebhookClientConfig,
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
+    api::admissionregistration::v1::WebhookClientConfig, apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-use mesh_api::names::{PROXY_CONTAINER, SYSTEM_NAMESPACE, WEBHOOK_SERVICE};
+use mesh_api::names::{INJECT, PROXY_CONTAINER, SYSTEM_NAMESPACE, WEBHOOK_SERVICE};
 
 use super::{control, known};
 use crate::check::{
@@ -77,7 +76,8 @@ pub fn configuration(facts: &Facts) -> Verdict {
     let (hooks, gone) = known_hooks!(facts);
     let mut lines = Lines::new();
     for kind in gone {
-        let what = if kind.starts_with('M') { "new pods get no sidecar" } else { "policies are not looked at when written" };
+        let what =
+            if kind.starts_with('M') { "new pods get no sidecar" } else { "policies are not looked at when written" };
         lines.error(format!("the {kind} {CONFIGURATION} is not there: {what}"), "put it back: meshctl upgrade");
     }
     for hook in &hooks {
@@ -99,8 +99,11 @@ fn judge_hook(lines: &mut Lines, hook: &Hook<'_>) {
         lines.warning(line, "set failurePolicy to Fail, as the chart has it");
     }
     for namespace in FREE.into_iter().filter(|_| *kind == "mutating") {
-        let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.to_owned())]);
-        if hook.namespaces.is_none_or(|selector| selects(selector, &labels)) {
+        // Neither as it is, nor should somebody ask for sidecars there.
+        let named = ("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
+        let asking = (INJECT.to_owned(), "enabled".to_owned());
+        let labels = [BTreeMap::from([named.clone()]), BTreeMap::from([named, asking])];
+        if hook.namespaces.is_none_or(|selector| labels.iter().any(|labels| selects(selector, labels))) {
             let line = format!("{name} covers {namespace}: while it is down, that namespace cannot be mended");
             lines.error(line, "somebody changed its namespaceSelector; put it back: meshctl upgrade");
         }
@@ -147,7 +150,10 @@ pub fn ca_bundle(facts: &Facts) -> Verdict {
     let mut lines = Lines::new();
     for Hook { kind, name, client, .. } in &hooks {
         let Some(bundle) = client.ca_bundle.as_ref().filter(|bundle| !bundle.0.is_empty()) else {
-            lines.error(format!("the {kind} webhook {name} has no caBundle: the API server does not call it"), hint.as_str());
+            lines.error(
+                format!("the {kind} webhook {name} has no caBundle: the API server does not call it"),
+                hint.as_str(),
+            );
             continue;
         };
         let bundle = certs::pem(&bundle.0);
@@ -156,11 +162,16 @@ pub fn ca_bundle(facts: &Facts) -> Verdict {
             let line = format!("the caBundle of the {kind} webhook {name} has none of the authority's roots");
             lines.error(line, hint.as_str());
         } else if bundle != roots {
-            let line = format!("the caBundle of the {kind} webhook {name} has not all of the authority's roots, or others");
+            let line =
+                format!("the caBundle of the {kind} webhook {name} has not all of the authority's roots, or others");
             lines.warning(line, hint.as_str());
         }
     }
-    lines.verdict(format!("{} webhooks trust the authority's roots", hooks.len()), "caBundle is wrong", "caBundles are wrong")
+    lines.verdict(
+        format!("{} webhooks trust the authority's roots", hooks.len()),
+        "caBundle is wrong",
+        "caBundles are wrong",
+    )
 }
 
 /// Do the webhooks show a certificate that the API server accepts?
@@ -179,7 +190,10 @@ pub fn certificate(facts: &Facts) -> Verdict {
         let chain = match &replica.webhook {
             None => continue,
             Some(Err(missing)) => {
-                lines.error(format!("{}: {}", replica.pod, missing.why), "see control-plane-pods; does it listen for webhooks?");
+                lines.error(
+                    format!("{}: {}", replica.pod, missing.why),
+                    "see control-plane-pods; does it listen for webhooks?",
+                );
                 continue;
             }
             Some(Ok(chain)) => chain,
@@ -187,12 +201,18 @@ pub fn certificate(facts: &Facts) -> Verdict {
         let hint = format!("restart it: kubectl delete pod -n {SYSTEM_NAMESPACE} {}; then see ca-issuer", replica.pod);
         for bundle in &bundles {
             if let Err(why) = certs::accepts(&certs::pem(bundle), chain, &name, now) {
-                lines.error(format!("{}: its certificate is not accepted for {name}: {why}", replica.pod), hint.as_str());
+                lines.error(
+                    format!("{}: its certificate is not accepted for {name}: {why}", replica.pod),
+                    hint.as_str(),
+                );
             }
         }
         if let Some(leaf) = chain.first().and_then(|leaf| Cert::parse(leaf)) {
             if leaf.is_overdue(now) {
-                lines.warning(format!("{}: its certificate should have been renewed; it ends {}", replica.pod, leaf.not_after), hint);
+                lines.warning(
+                    format!("{}: its certificate should have been renewed; it ends {}", replica.pod, leaf.not_after),
+                    hint,
+                );
             }
             good += 1;
         }
