@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, demo, demo_app, exec, install, part, prune, run, status, uninstall, up, upgrade, version},
+    commands::{
+        check, completion, dashboard, demo, demo_app, exec, install, part, prune, run, status, uninstall, up, upgrade,
+        version,
+    },
     io::{self, Out},
 };
 
@@ -38,6 +41,10 @@ enum Command {
     Run(run::Args),
     /// Show who runs what, and who calls whom.
     Status(status::Args),
+    /// Find out what is wrong with a mesh on a cluster, or with a cluster before an installation.
+    Check(check::Args),
+    /// Open Jaeger, Prometheus or the controller's page.
+    Dashboard(dashboard::Args),
     /// Print the version.
     Version(version::Args),
     /// Print a completion script for a shell.
@@ -92,6 +99,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => return block_on(up::run(args, out)),
         Command::Run(args) => return block_on(run::run(args)),
         Command::Status(args) => return block_on(status::run(args, out)),
+        Command::Check(args) => return block_on(check::run(args, out)),
+        Command::Dashboard(args) => return block_on(dashboard::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),
         Command::Controller(args) => return part::controller(args),
         Command::Ca(args) => return part::ca(args),

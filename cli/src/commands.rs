@@ -1,6 +1,8 @@
 //! The commands, one file each. Floor 4: they read arguments, call the floors below, and print.
 
+pub mod check;
 pub mod completion;
+pub mod dashboard;
 pub mod demo;
 pub mod demo_app;
 pub mod exec;

@@ -10,6 +10,7 @@
 //!  3  demo         a small shop: its manifests, its programs, its proof
 //!  2  release      what is installed: its record, what a change would change, applying and removing it
 //!     view         what `status` and `demo` show, computed from what was asked
+//!     check        what is wrong with a mesh on a cluster, and what to do
 //!     local        the local runner: a control plane and workloads as processes
 //!  1  cluster      which cluster is meant, a connection to it, its objects, how far a rollout is
 //!     query        asks admin servers, reads Prometheus text
@@ -20,6 +21,7 @@
 
 pub mod app;
 pub mod chart;
+pub mod check;
 pub mod cluster;
 pub mod collector;
 pub mod commands;
