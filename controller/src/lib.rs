@@ -9,7 +9,8 @@
 //!  3  source     where objects come from: folders of manifests
 //!  2  resolve    index -> what one proxy must know; pure
 //!     review     index -> references that lead nowhere, conflicts; pure
-//!  1  index      all objects, incrementally; which topics a change makes dirty; pure
+//!  1  inject     what a pod needs to be a member, and whether it becomes one; pure
+//!     index      all objects, incrementally; which topics a change makes dirty; pure
 //!     translate  one object -> checked parts; pure
 //!     status     who is connected and runs what, in types that the command line can read back
 //!     config     what the process is told
@@ -20,6 +21,7 @@
 pub mod app;
 pub mod config;
 pub mod index;
+pub mod inject;
 pub mod pages;
 pub mod problem;
 pub mod resolve;
