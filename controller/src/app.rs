@@ -1,5 +1,7 @@
 //! Puts the controller together and runs it. Floor 6: imports everything.
 
+mod webhooks;
+
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_api::{
@@ -15,6 +17,7 @@ use mesh_api::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Server;
 
+use self::webhooks::{Ground, Webhooks};
 use crate::{
     config::Config,
     pages::Pages,
@@ -27,6 +30,8 @@ use crate::{
 const PING: Duration = Duration::from_secs(20);
 /// After streams were told that the controller goes, they have this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
+/// After the process was told to end, webhooks answer for as long as API servers may still be sent here, and a bit.
+const WEBHOOK_DRAIN: Duration = Duration::from_secs(5);
 /// Streams of one connection: a proxy has one, and a second while it renews.
 const MAX_STREAMS: u32 = 8;
 /// Header list of a request, in bytes.
@@ -59,6 +64,9 @@ pub enum AppError {
         /// Why.
         error: io::Error,
     },
+    /// There is no cluster to serve webhooks for.
+    #[error("webhook.listen is set, and the cluster cannot be spoken to: {0}")]
+    Cluster(String),
     /// A task that should have run for ever did not.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -74,6 +82,7 @@ pub struct App {
     member: Member,
     grpc: (Listener, SocketAddr),
     admin: (Listener, SocketAddr),
+    webhooks: Option<Webhooks>,
 }
 
 impl std::fmt::Debug for App {
@@ -99,7 +108,8 @@ impl App {
         let member = Member::new(sys.clone(), config.identity.clone())?;
         let grpc = listen(&sys, config.listen).await?;
         let admin = listen(&sys, config.admin.listen).await?;
-        Ok(Self { config, sys, log, hub, telemetry, member, grpc, admin })
+        let webhooks = Webhooks::start(&config, &sys).await?;
+        Ok(Self { config, sys, log, hub, telemetry, member, grpc, admin, webhooks })
     }
 
     /// Where proxies ask.
@@ -114,6 +124,12 @@ impl App {
         self.admin.1
     }
 
+    /// Where API servers ask, where they do.
+    #[must_use]
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhooks.as_ref().map(Webhooks::address)
+    }
+
     /// What is known, to look into.
     #[must_use]
     pub fn hub(&self) -> Arc<Hub> {
@@ -125,7 +141,7 @@ impl App {
     /// # Errors
     /// [`AppError::Task`]: something that must run for ever does not; the process should end.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AppError> {
-        let Self { config, sys, log, hub, telemetry, member, grpc, admin } = self;
+        let Self { config, sys, log, hub, telemetry, member, grpc, admin, webhooks } = self;
         tracing::info!(
             address = %grpc.1,
             admin = %admin.1,
@@ -140,10 +156,22 @@ impl App {
         let options = files::Options {
             debounce: config.source.debounce,
             rescan: config.source.rescan,
-            ..files::Options::new(config.source.folders)
+            ..files::Options::new(config.source.folders.clone())
         };
 
         let mut tasks = Supervisor::new();
+        let mut hooks = Supervisor::new();
+        let (stop_hooks, hooks_stopped) = oneshot::channel::<()>();
+        let has_hooks = webhooks.is_some();
+        // One replica writes; which, is nobody else's to say here.
+        let (_leads, leader) = watch::channel(true);
+        if let Some(webhooks) = webhooks {
+            let (clock, keeper, certified) = (sys.clock, keeper.clone(), certified.clone());
+            let ground = Ground { clock, keeper, certified, leader, telemetry: telemetry.clone() };
+            webhooks.run(&config, ground, &mut tasks, &mut hooks, async {
+                let _ = hooks_stopped.await;
+            })?;
+        }
         let driver = hub.clone();
         tasks.spawn("index", async move { driver.drive(to_index).await });
         tasks.spawn_fallible("source", files::watch(options, events));
@@ -159,12 +187,20 @@ impl App {
         tokio::select! {
             ended = tasks.first_end() => return Err(ended.into()),
             ended = server.first_end() => return Err(ended.into()),
+            ended = hooks.first_end() => return Err(ended.into()),
             () = shutdown => {}
         }
         tracing::info!("stopping; proxies keep what they have and look for another controller");
         let _ = stop.send(());
+        let _ = stop_hooks.send(());
         hub.close();
-        if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
+        let hooks_ended = async {
+            if has_hooks {
+                let _ = tokio::time::timeout(WEBHOOK_DRAIN, hooks.first_end()).await;
+            }
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(DRAIN, server.first_end()), hooks_ended);
+        if ended.is_err() {
             tracing::debug!(waited = ?DRAIN, "connections are cut off");
         }
         Ok(())

@@ -6,6 +6,7 @@
 //!  6  app        puts everything together and owns every task
 //!  5  pages      what the admin server shows
 //!  4  serve      the discovery service: one actor a stream, newest state, no queue
+//!     webhook    the admission webhooks: pods get sidecars, broken objects are refused
 //!  3  source     where objects come from: folders of manifests
 //!  2  resolve    index -> what one proxy must know; pure
 //!     review     index -> references that lead nowhere, conflicts; pure
@@ -31,6 +32,7 @@ pub mod source;
 pub mod status;
 pub mod telemetry;
 pub mod translate;
+pub mod webhook;
 
 #[cfg(test)]
 mod fixtures;
