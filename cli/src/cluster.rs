@@ -3,6 +3,8 @@
 //! Every command that talks to a cluster takes [`ClusterArgs`] (`--kubeconfig`, `--context`) and calls [`Cluster::connect`].
 
 pub mod error;
+pub mod objects;
+pub mod rollout;
 
 pub use error::{ClusterError, said};
 

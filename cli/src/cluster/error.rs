@@ -37,7 +37,9 @@ pub enum ClusterError {
         why: String,
     },
     /// Nobody answers.
-    #[error("the API server {server} of context {context} does not answer: {why}; is the cluster up, and is this the right context?")]
+    #[error(
+        "the API server {server} of context {context} does not answer: {why}; is the cluster up, and is this the right context?"
+    )]
     Unreachable {
         /// Context.
         context: String,
@@ -47,7 +49,9 @@ pub enum ClusterError {
         why: String,
     },
     /// It answers, but not to us.
-    #[error("the API server {server} does not accept the credentials of context {context}: {why}; they may have run out")]
+    #[error(
+        "the API server {server} does not accept the credentials of context {context}: {why}; they may have run out"
+    )]
     Stranger {
         /// Context.
         context: String,

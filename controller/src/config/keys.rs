@@ -3,18 +3,34 @@
 /// Every key and its meaning.
 pub const KEYS: &[(&str, &str)] = &[
     ("listen", "Where proxies ask, over mutual TLS."),
-    ("source.folders", "Folders of manifests (or single files), read with all folders below them."),
+    ("source.kind", "Where objects come from: `files` or `kubernetes`."),
+    ("source.folders", "Of `files`: folders of manifests (or single files), read with all folders below them."),
     ("source.debounce", "After a file changed, wait this long for more; at most `10s`."),
     ("source.rescan", "Look this often although no change was heard of; at least `100ms`."),
+    (
+        "source.kubeconfig",
+        "Of `kubernetes`: how the API server is reached; empty: as a pod, or by the kubeconfig of whoever runs it.",
+    ),
+    (
+        "source.discovery",
+        "Of `kubernetes`: ask this often which kinds the cluster has (Gateway API's and the mesh's own may come and go); at least `1s`.",
+    ),
+    ("leader.lease", "Name of the Lease by which one of several replicas writes statuses; only with `kubernetes`."),
+    ("leader.namespace", "Namespace of the Lease."),
+    ("leader.identity", "Name of this replica, which no other has; empty: the machine's, which is the pod's."),
+    ("leader.duration", "A lease that is not renewed for this long is free; `10s` to `10m`."),
     (
         "defaults.transport",
         "Where no TransportPolicy speaks: `permissive` (plain connections are let in too) or `strict`.",
     ),
     ("defaults.allow", "Where no AuthorizationPolicy speaks: whether calls are let in."),
     ("identity.trust_domain", "Trust domain of the mesh: of the controller itself and of every member."),
-    ("identity.ca", "Address of the certificate authority."),
+    ("identity.ca", "`HOST:PORT` of the certificate authority; a host name is resolved at each connection."),
     ("identity.token_file", "File with the bootstrap token; read again for each certificate."),
-    ("identity.roots_file", "PEM file with the roots to trust for the first contact."),
+    (
+        "identity.roots_file",
+        "PEM file with the roots to trust for the first contact; read again when it cannot be made.",
+    ),
     ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
     ("admin.listen", "Where the admin server listens; it asks nobody who they are."),
     ("limits.streams", "Streams of proxies at once; further ones are refused."),

@@ -21,6 +21,8 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 
+use crate::cluster::Clients;
+
 /// The roots are compared with those that were written this often.
 const PERIOD: Duration = Duration::from_secs(2);
 /// The configurations are looked at this often although no change was heard of.
@@ -33,22 +35,24 @@ const RETRY: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Keeps the bundle right while `leader` is true. Runs for ever; ends where nobody can become leader any more.
-pub async fn keep_bundle(client: Client, keeper: Arc<Keeper>, mut leader: watch::Receiver<bool>) {
+pub async fn keep_bundle(clients: Clients, keeper: Arc<Keeper>, mut leader: watch::Receiver<bool>) {
     loop {
         if leader.wait_for(|leads| *leads).await.is_err() {
             return;
         }
         tokio::select! {
-            () = lead(&client, &keeper) => {}
+            () = lead(&clients, &keeper) => {}
             lost = leader.wait_for(|leads| !*leads) => if lost.is_err() { return },
         }
     }
 }
 
-async fn lead(client: &Client, keeper: &Keeper) {
+async fn lead(clients: &Clients, keeper: &Keeper) {
     let only_ours = || watcher::Config::default().fields(&format!("metadata.name={}", names::WEBHOOK_CONFIGURATION));
-    let mutating = watcher(Api::<MutatingWebhookConfiguration>::all(client.clone()), only_ours()).default_backoff();
-    let validating = watcher(Api::<ValidatingWebhookConfiguration>::all(client.clone()), only_ours()).default_backoff();
+    let mutating =
+        watcher(Api::<MutatingWebhookConfiguration>::all(clients.watch.clone()), only_ours()).default_backoff();
+    let validating =
+        watcher(Api::<ValidatingWebhookConfiguration>::all(clients.watch.clone()), only_ours()).default_backoff();
     let changes = mutating.map(|event| event.map(drop)).merge(validating.map(|event| event.map(drop)));
     let mut changes = pin!(changes);
     let mut written: Option<Vec<u8>> = None;
@@ -57,8 +61,8 @@ async fn lead(client: &Client, keeper: &Keeper) {
         let bundle = pem(keeper);
         if written.as_ref() != Some(&bundle) || looked.elapsed() >= RESYNC {
             looked = Instant::now();
-            let mutating = write::<MutatingWebhookConfiguration>(client, &bundle).await;
-            let validating = write::<ValidatingWebhookConfiguration>(client, &bundle).await;
+            let mutating = write::<MutatingWebhookConfiguration>(&clients.call, &bundle).await;
+            let validating = write::<ValidatingWebhookConfiguration>(&clients.call, &bundle).await;
             match mutating.and(validating) {
                 Ok(()) => written = Some(bundle),
                 Err(error) => {
