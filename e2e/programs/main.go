@@ -20,6 +20,7 @@ var commands = map[string]func(args []string) error{
 	"get":         httpGet,
 	"lookup":      lookup,
 	"tcp-echo":    tcpEcho,
+	"webhook":     webhook,
 }
 
 func main() {

@@ -61,9 +61,21 @@ fn kubelet_server(cluster: &Authority, node: &Node) -> Result<Leaf> {
 }
 
 /// A pair of key and certificate, as PEM.
-struct Leaf {
-    certificate: String,
-    key: String,
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A server's certificate that nobody else has signed.
+///
+/// # Errors
+/// Where the name is none.
+pub fn self_signed(name: &str) -> Result<Leaf> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
+    Ok(Leaf { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
 }
 
 impl Leaf {
