@@ -8,7 +8,7 @@
 //! 5  suite
 //! 4  provider
 //! 3  compare  cluster
-//! 2  mesh  programs  capture  netns
+//! 2  mesh  programs  capture  netns  tools
 //! 1  stage  http  tls  bin  cache  api
 //! 0  ports  process  transcript  oci
 //! ```
@@ -34,4 +34,5 @@ pub mod scenarios;
 pub mod stage;
 pub mod suite;
 pub mod tls;
+pub mod tools;
 pub mod transcript;
