@@ -1,6 +1,11 @@
 //! Keys, certificates and kubeconfigs of a cluster, made anew with each. Part of `cluster`.
 
-use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use rcgen::{
@@ -46,6 +51,15 @@ pub fn make(plan: &Plan) -> Result<()> {
         let user = format!("system:node:{}", node.name);
         write_kubeconfig(&pki.join(format!("{}.kubeconfig", node.name)), &user, &["system:nodes"])?;
         kubelet_server(&cluster, node)?.write(&pki, &format!("{}-server", node.name))?;
+    }
+    hand_over(&pki, plan.user())
+}
+
+/// Gives a folder and its files to the control plane's user.
+fn hand_over(dir: &Path, user: u32) -> Result<()> {
+    let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    for path in files.iter().map(fs::DirEntry::path).chain([dir.to_owned()]) {
+        chown(&path, Some(user), Some(user)).with_context(|| format!("cannot give {} away", path.display()))?;
     }
     Ok(())
 }
