@@ -17,10 +17,11 @@ var commands = map[string]func(args []string) error{
 	"ws-client":   wsClient,
 	"http-echo":   httpEcho,
 	"http-client": httpClient,
+	"get":         httpGet,
+	"lookup":      lookup,
 	"tcp-echo":    tcpEcho,
 	"shop":        shop,
 	"load":        load,
-	"get":         get,
 }
 
 func main() {

@@ -13,6 +13,10 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const SYSTEM_NAMESPACE: &str = "mesh-system";
 /// Service account of the controller in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_ACCOUNT: &str = "mesh-controller";
+/// Name of the controller in the status of Gateway API's routes.
+pub const CONTROLLER_NAME: &str = "mesh.dev/controller";
+/// Lease in [`SYSTEM_NAMESPACE`] by which one of the controller's replicas is the leader.
+pub const CONTROLLER_LEASE: &str = "mesh-controller";
 /// Service account of the certificate authority in [`SYSTEM_NAMESPACE`].
 pub const CA_ACCOUNT: &str = "mesh-ca";
 /// Audience that a token for the certificate authority must be made for.
@@ -22,6 +26,9 @@ pub const CA_AUDIENCE: &str = "mesh-ca";
 pub const PORT_WEBHOOK: u16 = 15430;
 /// Service (and DNS name) of the webhooks in [`SYSTEM_NAMESPACE`].
 pub const WEBHOOK_SERVICE: &str = "mesh-webhook";
+
+/// Name of both webhook configurations, of those that inject and of those that validate.
+pub const WEBHOOK_CONFIGURATION: &str = "mesh";
 
 /// ConfigMap with the trusted roots that the certificate authority keeps in every namespace,
 pub const TRUST_CONFIG_MAP: &str = "mesh-trust";
@@ -67,6 +74,10 @@ pub const ANNOTATION_NATIVE_SIDECAR: &str = "mesh.dev/native-sidecar";
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
 /// Name of the init container that redirects connections, or that looks whether the CNI plugin did.
 pub const INIT_CONTAINER: &str = "mesh-init";
+/// Volume of a pod with the sidecar's bootstrap token and the roots,
+pub const IDENTITY_VOLUME: &str = "mesh-identity";
+/// and where containers of the mesh have it.
+pub const IDENTITY_MOUNT: &str = "/var/run/secrets/mesh";
 /// User (and group) of the sidecar: by it the proxy's own connections are told from the application's.
 pub const PROXY_UID: u32 = 15400;
 

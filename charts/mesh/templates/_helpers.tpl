@@ -188,6 +188,29 @@ ca = "mesh-ca.mesh-system.svc.{{ .Values.clusterDomain }}:15410"
 [admin]
 listen = "[::]:15421"
 
+[webhook]
+listen = "[::]:15430"
+
+[inject]
+image = {{ include "mesh.image" (dict "root" $ "name" "proxy" "image" .Values.proxy.image) | quote }}
+pull_policy = {{ .Values.image.pullPolicy | quote }}
+native = {{ .Values.proxy.native | quote }}
+cni = {{ .Values.cni.enabled }}
+cpu_request = {{ default "" .Values.proxy.resources.requests.cpu | quote }}
+cpu_limit = {{ default "" .Values.proxy.resources.limits.cpu | quote }}
+memory_request = {{ default "" .Values.proxy.resources.requests.memory | quote }}
+memory_limit = {{ default "" .Values.proxy.resources.limits.memory | quote }}
+log_level = {{ .Values.proxy.logLevel | quote }}
+log_format = {{ .Values.proxy.logFormat | quote }}
+access_log = {{ .Values.proxy.accessLog }}
+otlp_endpoint = {{ .Values.telemetry.otlpEndpoint | quote }}
+trace_ratio = {{ .Values.telemetry.traceRatio }}
+skip_inbound_ports = {{ .Values.proxy.skipInboundPorts | quote }}
+skip_outbound_ports = {{ .Values.proxy.skipOutboundPorts | quote }}
+skip_subnets = {{ .Values.proxy.skipSubnets | quote }}
+ca = "mesh-ca.mesh-system.svc.{{ .Values.clusterDomain }}:15410"
+discovery = "mesh-controller.mesh-system.svc.{{ .Values.clusterDomain }}:15420"
+
 [log]
 level = {{ .Values.controlPlane.logLevel | quote }}
 format = {{ .Values.controlPlane.logFormat | quote }}

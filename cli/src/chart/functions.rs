@@ -5,6 +5,8 @@ use std::{collections::HashMap, fmt::Write as _};
 use aws_lc_rs::digest::{SHA256, digest};
 use gtmpl_ng::{Func, FuncError, Value};
 
+use super::yaml;
+
 /// All of them but `include`.
 pub const ALL: &[(&str, Func)] = &[
     ("default", default),
@@ -178,10 +180,10 @@ fn ternary(args: &[Value]) -> Result<Value, FuncError> {
     }
 }
 
-/// `toYaml VALUE`. JSON on one line is YAML too, and nobody sees it: the result is read before it is shown.
+/// `toYaml VALUE`: lines that fit among others of the same kind, the last without its end.
 fn to_yaml(args: &[Value]) -> Result<Value, FuncError> {
     let [value] = exactly("toYaml", args)?;
-    Ok(Value::String(to_json(value)?.to_string()))
+    Ok(Value::String(yaml::write(&to_json(value)?).trim_end_matches('\n').to_owned()))
 }
 
 fn trim(args: &[Value]) -> Result<Value, FuncError> {

@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn changes_stand_in_their_context() {
-        let before = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\n";
-        let after = "a\nb\nc\nd\nE\nf\ng\nh\ni\nj\nk\nl\n";
-        let wanted = "@@ -2 +2 @@\n b\n c\n d\n-e\n+E\n f\n g\n h\n@@ -9 +9 @@\n i\n j\n k\n+l\n";
+        let before = "a\nb\nc\nd\ne\nf\ng\nh\nx\ni\nj\nk\n";
+        let after = "a\nb\nc\nd\nE\nf\ng\nh\nx\ni\nj\nk\nl\n";
+        let wanted = "@@ -2 +2 @@\n b\n c\n d\n-e\n+E\n f\n g\n h\n@@ -10 +10 @@\n i\n j\n k\n+l\n";
         assert_eq!(unified(before, after), wanted);
         assert_eq!(unified(before, before), "");
         assert_eq!(unified("", "x\n"), "@@ -1 +1 @@\n+x\n");

@@ -1,0 +1,3 @@
+module jaeger
+
+go 1.26.8
