@@ -19,7 +19,7 @@ pub fn head(check: &Check) -> String {
         "`meshctl check --proxy`"
     };
     format!(
-        "# {}\n\n{}. Held by {run}, under \"{}\".\n",
+        "# {}\n\n{}.\n\nHeld by {run}, under \"{}\".\n",
         check.name,
         check.title.trim_end_matches('.'),
         check.category.title()

@@ -43,6 +43,7 @@ pub struct Args {
 pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect(&args.cluster).await?;
     let relay = Arc::new(Relay::find(cluster.client(), args.which).await?);
+    relay.probe().await?;
     let listener = relay.listen(args.address, args.port).await.with_context(|| {
         format!("cannot listen on {}; choose another address or port with --address and --port", args.address)
     })?;

@@ -59,6 +59,14 @@ pub enum ForwardError {
     Query(#[from] QueryError),
 }
 
+impl ForwardError {
+    /// True where the user has not the right, which no other try will change.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { forbidden: true, .. })
+    }
+}
+
 /// A port of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::forward::{Target, Tunnel};
+use super::forward::{ForwardError, Target, Tunnel};
 use crate::cluster::said;
 
 /// Connections at once; further ones wait.
@@ -101,6 +101,9 @@ pub enum RelayError {
         /// What happened.
         why: String,
     },
+    /// The user may not forward ports.
+    #[error(transparent)]
+    Forbidden(ForwardError),
     /// No pod became ready in time.
     #[error("no pod of {service} became ready within {}s; kubectl get pods -n {namespace} says why", PATIENCE.as_secs())]
     NoPod {
@@ -167,6 +170,18 @@ impl Relay {
             namespaces: place.namespaces.join(" or "),
             hint: place.hint.to_owned(),
         })
+    }
+
+    /// Tries whether ports may be forwarded at all, where there is a pod to try it with.
+    ///
+    /// # Errors
+    /// [`RelayError::Forbidden`], [`RelayError::Server`].
+    pub async fn probe(&self) -> Result<(), RelayError> {
+        let Some(target) = self.ready_pod().await? else { return Ok(()) };
+        match Tunnel::open(&self.client, &target).await {
+            Err(error) if error.is_forbidden() => Err(RelayError::Forbidden(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Listens on a port, or on the service's own where none is given, or on any where that one is taken.
@@ -248,11 +263,15 @@ impl Relay {
         let end = Instant::now() + PATIENCE;
         loop {
             // What went wrong with one pod may go well with its successor.
-            if let Some(target) = self.ready_pod().await?
-                && let Ok(tunnel) = Tunnel::open(&self.client, &target).await
-            {
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
-                return Ok(tunnel);
+            if let Some(target) = self.ready_pod().await? {
+                match Tunnel::open(&self.client, &target).await {
+                    Ok(tunnel) => {
+                        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+                        return Ok(tunnel);
+                    }
+                    Err(error) if error.is_forbidden() => return Err(RelayError::Forbidden(error)),
+                    Err(_) => {}
+                }
             }
             if Instant::now() >= end {
                 return Err(RelayError::NoPod { service: self.service.clone(), namespace: self.namespace.clone() });

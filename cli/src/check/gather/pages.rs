@@ -81,7 +81,7 @@ fn port(pod: &Pod, name: &str) -> Option<u16> {
 
 fn missing(target: &Target, path: &str, error: &ForwardError) -> Missing {
     let fault = match error {
-        ForwardError::Refused { forbidden: true, .. } => Fault::Rights,
+        error if error.is_forbidden() => Fault::Rights,
         ForwardError::Refused { .. } | ForwardError::Slow { .. } => Fault::Server,
         ForwardError::Silent { .. } | ForwardError::Query(_) => Fault::Mesh,
     };

@@ -8,6 +8,7 @@ use mesh_controller::problem::Severity;
 use super::{control, known};
 use crate::check::{
     facts::Facts,
+    judge::cluster::count,
     verdict::{Lines, Verdict},
 };
 
@@ -59,5 +60,6 @@ pub fn conditions(facts: &Facts) -> Verdict {
         let line = format!("{}: not {}: {}: {}", condition.object, condition.kind, condition.reason, condition.message);
         lines.error(line, "correct the object; until then it is not in force, or not wholly");
     }
-    lines.verdict(format!("{} objects have no bad condition", seen.len()), "bad condition", "bad conditions")
+    let good = format!("no bad condition on {}", count(seen.len(), "object", "objects"));
+    lines.verdict(good, "bad condition", "bad conditions")
 }

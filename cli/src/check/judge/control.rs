@@ -189,6 +189,9 @@ fn names_part(image: &str, part: &str) -> bool {
 
 /// Are the mesh's own kinds served?
 pub fn crds(facts: &Facts) -> Verdict {
+    if let Some(verdict) = absent(facts) {
+        return verdict;
+    }
     let groups = known!(&facts.groups);
     let hint = "apply the CRDs: meshctl install and meshctl upgrade do";
     let Some(versions) = groups.get(GROUP) else {

@@ -1,5 +1,7 @@
 //! What installing needs: rights, and nothing in the way.
 
+use std::collections::BTreeMap;
+
 use mesh_api::names::SYSTEM_NAMESPACE;
 
 use super::known;
@@ -12,17 +14,22 @@ use crate::check::{
 /// May the user create what an installation consists of?
 pub fn rights(facts: &Facts) -> Verdict {
     let rights = known!(&facts.rights);
-    let mut lines = Lines::new();
+    let mut missing: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();
     for right in rights.iter().filter(|right| !right.allowed) {
-        let dot = if right.group.is_empty() { "" } else { "." };
-        let place = if right.namespace.is_empty() { "the cluster" } else { right.namespace };
+        missing.entry((right.namespace, right.group, right.resource)).or_default().push(right.verb);
+    }
+    let mut lines = Lines::new();
+    for ((namespace, group, resource), verbs) in missing {
+        let dot = if group.is_empty() { "" } else { "." };
+        let place = if namespace.is_empty() { "the cluster" } else { namespace };
         lines.error(
-            format!("you may not {} {}{dot}{} in {place}", right.verb, right.resource, right.group),
-            "install with an account that has the ClusterRole cluster-admin, or hand the output of meshctl install to somebody \
-             who has it",
+            format!("you may not {} {resource}{dot}{group} in {place}", verbs.join(", ")),
+            "install with an account that has the ClusterRole cluster-admin, or give the output of meshctl install --dry-run to \
+             somebody who has it",
         );
     }
-    lines.verdict(format!("all {}", count(rights.len(), "right", "rights")), "right is missing", "rights are missing")
+    let good = format!("all {}", count(rights.len(), "right", "rights"));
+    lines.verdict(good, "kind may not be installed by you", "kinds may not be installed by you")
 }
 
 /// Is anything left of an earlier installation?

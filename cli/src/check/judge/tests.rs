@@ -77,7 +77,7 @@ fn a_cluster_without_the_mesh_is_blamed_once() {
     facts.groups.as_mut().unwrap().remove("mesh.dev");
     let report = Report::judge(&facts, Stage::Installed);
     let bad: Vec<_> = report.checks.iter().filter(|line| line.verdict.outcome >= WARN).map(|line| line.name).collect();
-    assert_eq!(bad, ["control-plane-deployments", "control-plane-crds"]);
+    assert_eq!(bad, ["control-plane-deployments"]);
 }
 
 #[test]

@@ -101,3 +101,15 @@ async fn a_taken_port_is_replaced_unless_it_was_asked_for() {
     let relay = Relay { port: Port::Number(taken), ..relay };
     assert_ne!(relay.listen([127, 0, 0, 1].into(), None).await.unwrap().local_addr().unwrap().port(), taken);
 }
+
+#[tokio::test]
+async fn without_the_right_nobody_waits() {
+    let fake = cluster().await;
+    fake.list(PODS, &[pod("jaeger-1", true)]);
+    let path = format!("{PODS}/jaeger-1/portforward");
+    fake.reply(Method::GET, &path, 403, fake::status(403, "Forbidden", ""));
+    let relay = Relay::find(fake.client(), Which::Jaeger).await.unwrap();
+    for refused in [relay.probe().await.err(), relay.tunnel().await.err()] {
+        assert!(matches!(refused, Some(RelayError::Forbidden(_))), "{refused:?}");
+    }
+}
