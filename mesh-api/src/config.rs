@@ -161,6 +161,10 @@ fn gather(sources: &Sources<'_>, known: &[(String, serde_json::Value)], errors: 
     for (name, text) in &sources.environment {
         if let Some(key) = name.strip_prefix(ENV_PREFIX) {
             let key = key.to_ascii_lowercase().replace("__", ".");
+            let is_known = known.iter().any(|(known, _)| *known == key);
+            if !is_known && is_service_link(name, &sources.environment) {
+                continue;
+            }
             all.push(Given { key, origin: format!("environment {name}"), value: Value::from(text.clone()) });
         }
     }
@@ -168,6 +172,21 @@ fn gather(sources: &Sources<'_>, known: &[(String, serde_json::Value)], errors: 
         all.push(Given { key: key.clone(), origin: "flag".into(), value: Value::from(text.clone()) });
     }
     all
+}
+
+/// True for what Kubernetes puts into the environment about a Service whose name begins with `mesh-`: `NAME_SERVICE_HOST`
+/// and `NAME_SERVICE_PORT`, and beside these `NAME_PORT` and more. Nobody wrote it, so it is nobody's mistake.
+fn is_service_link(name: &str, environment: &[(String, String)]) -> bool {
+    let has = |wanted: &str| environment.iter().any(|(name, _)| name == wanted);
+    let of_service = |service: &str| has(&format!("{service}_SERVICE_HOST")) && has(&format!("{service}_SERVICE_PORT"));
+    let begins = |mark: &str| {
+        name.match_indices(mark).any(|(at, _)| {
+            let (service, rest) = name.split_at(at);
+            let rest = rest.strip_prefix(mark).unwrap_or_default();
+            (rest.is_empty() || rest.starts_with('_')) && of_service(service)
+        })
+    };
+    begins("_SERVICE_HOST") || begins("_SERVICE_PORT") || begins("_PORT")
 }
 
 fn read_file(path: &Path) -> Result<Dict, String> {
