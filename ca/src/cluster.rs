@@ -3,11 +3,16 @@
 //! Every call has a deadline and a bound on its answer. What is sent and answered is never logged, and no error shows
 //! any of it: tokens and keys travel here.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
-use kube::{Client, client::Body, core::request};
+use kube::{
+    Client,
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::request,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 /// Largest answer, in bytes: a Secret has at most one MiB, and base64 makes a third more of it.
@@ -106,6 +111,17 @@ impl Cluster {
     /// [`ClusterError::Config`].
     pub async fn infer(namespace: &str, deadline: Duration) -> Result<Self, ClusterError> {
         let config = kube::Config::infer().await.map_err(|error| ClusterError::Config(error.to_string()))?;
+        Self::new(config, namespace, deadline)
+    }
+
+    /// As a file says.
+    ///
+    /// # Errors
+    /// [`ClusterError::Config`].
+    pub async fn from_file(kubeconfig: &Path, namespace: &str, deadline: Duration) -> Result<Self, ClusterError> {
+        let wrong = |error: kube::config::KubeconfigError| ClusterError::Config(error.to_string());
+        let file = Kubeconfig::read_from(kubeconfig).map_err(wrong)?;
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrong)?;
         Self::new(config, namespace, deadline)
     }
 

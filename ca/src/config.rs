@@ -106,6 +106,8 @@ pub enum Authentication {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kubernetes {
+    /// How to reach the cluster; empty: as `KUBECONFIG` says, or the pod's service account.
+    pub kubeconfig: PathBuf,
     /// Namespace of the Secret and the Lease.
     pub namespace: String,
     /// One call of the API server takes at most this long.
@@ -115,7 +117,8 @@ pub struct Kubernetes {
 
 impl Default for Kubernetes {
     fn default() -> Self {
-        Self { namespace: names::SYSTEM_NAMESPACE.into(), timeout: Duration::from_secs(4) }
+        let timeout = Duration::from_secs(4);
+        Self { kubeconfig: PathBuf::new(), namespace: names::SYSTEM_NAMESPACE.into(), timeout }
     }
 }
 

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, demo, demo_app, exec, install, part, prune, run, status, uninstall, up, upgrade, version},
+    commands::{
+        check, check_inject, completion, dashboard, demo, demo_app, exec, inject, install, part, prune, run, status,
+        uninject, uninstall, up, upgrade, version,
+    },
     io::{self, Out},
 };
 
@@ -30,6 +33,12 @@ enum Command {
     Prune(prune::Args),
     /// Take the mesh out of a cluster.
     Uninstall(uninstall::Args),
+    /// Put sidecars into manifests.
+    Inject(inject::Args),
+    /// Take sidecars out of manifests.
+    Uninject(uninject::Args),
+    /// Explain whether a pod gets a sidecar.
+    CheckInject(Box<check_inject::Args>),
     /// Run a small shop in a mesh, to look at or to prove it.
     Demo(demo::Args),
     /// Run the mesh that a folder of manifests describes.
@@ -38,6 +47,10 @@ enum Command {
     Run(run::Args),
     /// Show who runs what, and who calls whom.
     Status(status::Args),
+    /// Find out what is wrong with a mesh on a cluster, or with a cluster before an installation.
+    Check(check::Args),
+    /// Open Jaeger, Prometheus or the controller's page.
+    Dashboard(dashboard::Args),
     /// Print the version.
     Version(version::Args),
     /// Print a completion script for a shell.
@@ -87,11 +100,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Upgrade(args) => return block_on(upgrade::run(*args, out)),
         Command::Prune(args) => return block_on(prune::run(args, out)),
         Command::Uninstall(args) => return block_on(uninstall::run(args, out)),
+        Command::Inject(args) => return inject::run(&args, &mut out),
+        Command::Uninject(args) => return uninject::run(&args, &mut out),
+        Command::CheckInject(args) => return block_on(check_inject::run(*args, out)),
         Command::Demo(args) => return block_on(demo::run(args, out)),
         Command::DemoApp(args) => return block_on(demo_app::run(args)),
         Command::Up(args) => return block_on(up::run(args, out)),
         Command::Run(args) => return block_on(run::run(args)),
         Command::Status(args) => return block_on(status::run(args, out)),
+        Command::Check(args) => return block_on(check::run(args, out)),
+        Command::Dashboard(args) => return block_on(dashboard::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),
         Command::Controller(args) => return part::controller(args),
         Command::Ca(args) => return part::ca(args),

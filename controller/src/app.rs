@@ -1,5 +1,7 @@
 //! Puts the controller together and runs it. Floor 6: imports everything.
 
+mod webhooks;
+
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_api::{
@@ -16,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use self::webhooks::{Ground, Webhooks};
 use crate::{
     cluster::{self, Clients},
     conditions::Board,
@@ -84,6 +87,7 @@ pub struct App {
     leader: watch::Sender<bool>,
     grpc: (Listener, SocketAddr),
     admin: (Listener, SocketAddr),
+    webhooks: Option<Webhooks>,
 }
 
 impl std::fmt::Debug for App {
@@ -113,8 +117,9 @@ impl App {
         };
         let grpc = listen(&sys, config.listen).await?;
         let admin = listen(&sys, config.admin.listen).await?;
+        let webhooks = Webhooks::start(&config, &sys).await?;
         let leader = watch::Sender::new(false);
-        Ok(Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin })
+        Ok(Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin, webhooks })
     }
 
     /// Where proxies ask.
@@ -127,6 +132,12 @@ impl App {
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.1
+    }
+
+    /// Where API servers ask, where they do.
+    #[must_use]
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhooks.as_ref().map(Webhooks::address)
     }
 
     /// What is known, to look into.
@@ -146,7 +157,7 @@ impl App {
     /// # Errors
     /// [`AppError::Task`]: something that must run for ever does not; the process should end.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AppError> {
-        let Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin } = self;
+        let Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin, webhooks } = self;
         tracing::info!(
             address = %grpc.1,
             admin = %admin.1,
@@ -162,6 +173,13 @@ impl App {
         let _at_the_end = stopping.clone().drop_guard();
 
         let mut tasks = Supervisor::new();
+        let mut hooks = webhooks::Serving::default();
+        if let (Some(webhooks), Some(clients)) = (webhooks, &clients) {
+            let (clock, keeper, certified) = (sys.clock, keeper.clone(), certified.clone());
+            let (clients, leader, telemetry) = (clients.clone(), leader.subscribe(), telemetry.clone());
+            let ground = Ground { clock, clients, keeper, certified, leader, telemetry };
+            hooks = webhooks.run(&config, ground, &mut tasks)?;
+        }
         let driver = hub.clone();
         tasks.spawn("index", async move { driver.drive(to_index).await });
         let mut election = None;
@@ -198,6 +216,7 @@ impl App {
         tokio::select! {
             ended = tasks.first_end() => return Err(ended.into()),
             ended = server.first_end() => return Err(ended.into()),
+            ended = hooks.first_end() => return Err(ended.into()),
             ended = elected => return Err(ended.into()),
             () = shutdown => {}
         }
@@ -205,13 +224,16 @@ impl App {
         let _ = stop.send(());
         hub.close();
         stopping.cancel();
-        if let Some(election) = &mut election {
-            // The lease is given back, so that another replica need not wait until it runs out.
-            let _ = tokio::time::timeout(DRAIN, election.first_end()).await;
-        }
-        if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
-            tracing::debug!(waited = ?DRAIN, "connections are cut off");
-        }
+        let handed_over = async {
+            if let Some(election) = &mut election {
+                // The lease is given back, so that another replica need not wait until it runs out.
+                let _ = tokio::time::timeout(DRAIN, election.first_end()).await;
+            }
+            if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
+                tracing::debug!(waited = ?DRAIN, "connections are cut off");
+            }
+        };
+        tokio::join!(hooks.stop(), handed_over);
         Ok(())
     }
 }

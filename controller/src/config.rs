@@ -1,4 +1,4 @@
-//! Configuration. Floor 1: imports `index` for what it configures. How it is loaded is `mesh_api::config`'s.
+//! Configuration. Floor 1: imports `index` and `inject` for what it configures. How it is loaded is `mesh_api::config`'s.
 
 mod keys;
 
@@ -15,7 +15,7 @@ use mesh_api::{
 use serde::{Deserialize, Serialize};
 
 pub use self::keys::KEYS;
-use crate::index::Settings;
+use crate::{index::Settings, inject::InjectConfig};
 
 /// Port of the admin server where none is configured.
 pub const DEFAULT_ADMIN_PORT: u16 = names::PORT_DISCOVERY + 1;
@@ -38,6 +38,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// How much is served.
     pub limits: LimitsConfig,
+    /// What sidecars are made from.
+    pub inject: InjectConfig,
+    /// Where API servers ask.
+    pub webhook: WebhookConfig,
     /// Logging.
     pub log: LogConfig,
 }
@@ -52,6 +56,8 @@ impl Default for Config {
             identity: IdentityConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
+            inject: InjectConfig::default(),
+            webhook: WebhookConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -186,6 +192,14 @@ impl Default for LimitsConfig {
     }
 }
 
+/// The webhooks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Where they listen; `None`: there are none, as outside of a cluster.
+    pub listen: Option<SocketAddr>,
+}
+
 /// Longest name of a replica, in bytes: it is part of a name that an API server takes only so long.
 const MAX_REPLICA: usize = 100;
 
@@ -256,6 +270,11 @@ impl Validate for Config {
         if self.limits.slow_reader < Duration::from_secs(1) {
             wrong("limits.slow_reader", "at least 1s: a busy proxy would be let go".into());
         }
+        if self.webhook.listen.is_some() && self.source.kind != SourceKind::Kubernetes {
+            wrong("webhook.listen", "webhooks need a cluster: source.kind is `files`".into());
+        }
+        let inject = self.inject.mistakes().into_iter();
+        mistakes.extend(inject.map(|(key, reason)| (format!("inject.{key}"), reason)));
         mistakes
     }
 }

@@ -16,7 +16,13 @@ use kube::{
     api::{Patch, PatchParams},
     core::{ApiResource, DynamicObject},
 };
-use mesh_api::{backoff::Backoff, model::ObjectRef, names, resources::KINDS, sys::Sys};
+use mesh_api::{
+    backoff::Backoff,
+    model::ObjectRef,
+    names,
+    resources::{KINDS, schema},
+    sys::Sys,
+};
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
@@ -185,15 +191,6 @@ fn resource(kind: &str) -> ApiResource {
         version: version.to_owned(),
         api_version: format!("{group}/{version}"),
         kind: kind.to_owned(),
-        plural: plural(kind),
-    }
-}
-
-/// As in paths; the mesh has no kind for which this rule is wrong.
-fn plural(kind: &str) -> String {
-    let lower = kind.to_ascii_lowercase();
-    match lower.strip_suffix('y') {
-        Some(stem) => format!("{stem}ies"),
-        None => format!("{lower}s"),
+        plural: schema::plural(kind),
     }
 }

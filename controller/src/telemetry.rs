@@ -50,6 +50,8 @@ metrics! {
     "mesh_controller_leader" "gauge" [""] "1 while this replica is the leader.";
     "mesh_controller_status_writes_total" "counter" ["result (written, conflict, failed)"] "Statuses of objects that were written. A conflict is tried again with what is there then.";
     "mesh_controller_snapshots_shared_total" "counter" [""] "Answers that another stream had worked out already.";
+    "mesh_controller_admissions_total" "counter" ["webhook (inject, validate), result (injected, unchanged, left, allowed, refused, failed)"] "Reviews of API servers that were answered; failed: that could not be.";
+    "mesh_controller_admission_duration_seconds" "histogram" [""] "From the head of a review to its answer.";
 }
 
 /// Bounds of the buckets of durations, in seconds.
@@ -88,6 +90,34 @@ pub enum MessageKind {
     NotFound,
 }
 
+/// A webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    /// Pods get their sidecar.
+    Inject,
+    /// Objects of the mesh's own kinds are checked.
+    Validate,
+}
+
+/// How a review ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// With a sidecar.
+    Injected,
+    /// Let in as it is: nothing was to be done.
+    Unchanged,
+    /// Let in as it is: it is not for the mesh.
+    Left,
+    /// Let in: nothing is wrong.
+    Allowed,
+    /// Not let in.
+    Refused,
+    /// Without an answer.
+    Failed,
+}
+
+const ADMISSIONS: [&str; 6] = ["injected", "unchanged", "left", "allowed", "refused", "failed"];
+
 /// What became of a status that was to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusWrite {
@@ -124,6 +154,7 @@ pub struct Telemetry {
     recorder: PrometheusRecorder,
     ended: [Counter; 5],
     messages: [Counter; 5],
+    admissions: [[Counter; 6]; 2],
     problems: [Gauge; 2],
     status_writes: [Counter; 3],
     /// `mesh_controller_discovery_errors_total`.
@@ -150,6 +181,8 @@ pub struct Telemetry {
     pub resolve_duration: Histogram,
     /// `mesh_controller_snapshots_shared_total`.
     pub snapshots_shared: Counter,
+    /// `mesh_controller_admission_duration_seconds`.
+    pub admission_duration: Histogram,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -185,6 +218,13 @@ impl Telemetry {
         });
         let messages = ["full", "delta", "inbound", "current", "not_found"]
             .map(|kind| recorder.register_counter(&labelled("mesh_controller_messages_total", "kind", kind), &META));
+        let admissions = ["inject", "validate"].map(|webhook| {
+            ADMISSIONS.map(|result| {
+                let labels =
+                    vec![Label::from_static_parts("webhook", webhook), Label::from_static_parts("result", result)];
+                recorder.register_counter(&Key::from_parts("mesh_controller_admissions_total", labels), &META)
+            })
+        });
         let problems = ["error", "warning"].map(|severity| {
             recorder.register_gauge(&labelled("mesh_controller_problems", "severity", severity), &META)
         });
@@ -204,10 +244,12 @@ impl Telemetry {
             nacks: counter("mesh_controller_nacks_total"),
             resolve_duration: histogram("mesh_controller_resolve_duration_seconds"),
             snapshots_shared: counter("mesh_controller_snapshots_shared_total"),
+            admission_duration: histogram("mesh_controller_admission_duration_seconds"),
             discovery_errors: counter("mesh_controller_discovery_errors_total"),
             leader: gauge("mesh_controller_leader"),
             ended,
             messages,
+            admissions,
             problems,
             status_writes,
             recorder,
@@ -241,6 +283,23 @@ impl Telemetry {
             MessageKind::Inbound => inbound,
             MessageKind::Current => current,
             MessageKind::NotFound => not_found,
+        }
+    }
+
+    /// `mesh_controller_admissions_total`.
+    pub fn admissions(&self, webhook: Webhook, result: Admission) -> &Counter {
+        let [inject, validate] = &self.admissions;
+        let [injected, unchanged, left, allowed, refused, failed] = match webhook {
+            Webhook::Inject => inject,
+            Webhook::Validate => validate,
+        };
+        match result {
+            Admission::Injected => injected,
+            Admission::Unchanged => unchanged,
+            Admission::Left => left,
+            Admission::Allowed => allowed,
+            Admission::Refused => refused,
+            Admission::Failed => failed,
         }
     }
 
@@ -293,6 +352,7 @@ mod tests {
         telemetry.watch("Service").errors.increment(1);
         telemetry.commit_duration.record(0.1);
         telemetry.resolve_duration.record(0.1);
+        telemetry.admission_duration.record(0.1);
         let page = telemetry.handle().render();
         for metric in METRICS {
             assert!(page.contains(&format!("# TYPE {} {}", metric.name, metric.kind)), "{} {page}", metric.name);

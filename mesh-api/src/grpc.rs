@@ -202,7 +202,8 @@ async fn shake_hands(
     connector: &TlsConnector,
     address: SocketAddr,
 ) -> io::Result<tokio_rustls::client::TlsStream<Stream>> {
-    let stream = sys.net.connect(address).await?;
+    let stream = sys.net.connect(address).await;
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
     let stream = connector.connect(tls::no_name(), stream).await?;
     tls::require_alpn(stream.get_ref().1).map_err(io::Error::other)?;
     Ok(stream)

@@ -9,6 +9,7 @@ mod core;
 mod gateway;
 mod mesh;
 pub mod reference;
+pub mod schema;
 
 pub use self::{
     cluster::{

@@ -20,6 +20,8 @@ pub struct Config {
     pub workload: String,
     /// Its namespace.
     pub namespace: String,
+    /// Name of what the workload is an instance of, for metrics and traces; empty: the workload itself.
+    pub owner: String,
     /// Topology zone; empty where unknown.
     pub zone: String,
     /// Threads that carry traffic, each with its own listeners and connections.
@@ -138,6 +140,7 @@ impl Default for Config {
         Self {
             workload: "unknown".into(),
             namespace: "default".into(),
+            owner: String::new(),
             zone: String::new(),
             workers: 1,
             drain: Duration::from_secs(30),
@@ -234,6 +237,10 @@ impl Validate for Config {
 pub const KEYS: &[(&str, &str)] = &[
     ("workload", "Name of the workload that this proxy stands beside."),
     ("namespace", "Its namespace."),
+    (
+        "owner",
+        "Name of what the workload is an instance of, such as a Deployment, for metrics and traces; empty: the workload itself.",
+    ),
     ("zone", "Topology zone; empty where unknown."),
     ("workers", "Threads that carry traffic, each with its own listeners and connections."),
     ("drain", "After SIGTERM, what is in flight has this long to end."),

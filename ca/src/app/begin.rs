@@ -11,7 +11,7 @@ use crate::{
     admin::Pages,
     authn::{Authenticator, JoinKeyError, JoinTokens, Review},
     cluster::Cluster,
-    config::{Authentication, Config, StoreKind},
+    config::{Authentication, Config, Kubernetes, StoreKind},
     issuer::{IssuerError, Issuing, SecretStore, Source, Store, Supplied, TRUST_FILE, keyring::Frame, rotation::Order},
     replicas::Replicas,
     time::Time,
@@ -100,7 +100,12 @@ pub async fn repair(config: &Config, sys: &Sys) -> Result<Issuing, AppError> {
 }
 
 async fn connect(config: &Config) -> Result<Cluster, AppError> {
-    Ok(Cluster::infer(&config.kubernetes.namespace, config.kubernetes.timeout).await?)
+    let Kubernetes { kubeconfig, namespace, timeout } = &config.kubernetes;
+    Ok(if kubeconfig.as_os_str().is_empty() {
+        Cluster::infer(namespace, *timeout).await?
+    } else {
+        Cluster::from_file(kubeconfig, namespace, *timeout).await?
+    })
 }
 
 fn open(config: &Config, sys: &Sys, shared: Option<(Cluster, watch::Receiver<bool>)>) -> Result<Source, AppError> {

@@ -199,8 +199,7 @@ fn check_address(verified: &Verified, peer: Option<IpAddr>) -> Result<(), AuthnE
 }
 
 /// What the API server answers, as far as it is looked at.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 struct TokenReview {
     status: ReviewStatus,
 }
@@ -345,6 +344,3 @@ fn addresses_of(pod: &Pod) -> Result<Vec<IpAddr>, AuthnError> {
     // The kubelet says it a moment after the pod began to run.
     if found.is_empty() { Err(AuthnError::AddressUnknown) } else { Ok(found) }
 }
-
-#[cfg(test)]
-mod tests;

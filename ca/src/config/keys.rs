@@ -15,6 +15,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     ("state_folder", "Folder of roots, issuers and the key of join tokens."),
     ("join_key_file", "File of the key of join tokens; empty: `join.key` in the state folder."),
+    (
+        "kubernetes.kubeconfig",
+        "File that says how to reach the cluster; empty: as `KUBECONFIG` says, or the pod's service account.",
+    ),
     ("kubernetes.namespace", "Namespace of the Secret and the Lease."),
     ("kubernetes.timeout", "One call of the API server takes at most this long."),
     (

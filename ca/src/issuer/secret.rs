@@ -376,6 +376,3 @@ fn fill(object: &mut SecretObject, keyring: &Keyring) {
         data.insert(name.clone(), ByteString(content.expose().to_vec()));
     }
 }
-
-#[cfg(test)]
-mod tests;

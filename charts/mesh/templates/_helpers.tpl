@@ -188,6 +188,9 @@ ca = "mesh-ca.mesh-system.svc.{{ .Values.clusterDomain }}:15410"
 [admin]
 listen = "[::]:15421"
 
+[webhook]
+listen = "[::]:15430"
+
 [inject]
 image = {{ include "mesh.image" (dict "root" $ "name" "proxy" "image" .Values.proxy.image) | quote }}
 pull_policy = {{ .Values.image.pullPolicy | quote }}
