@@ -1,6 +1,6 @@
 //! What the admin server shows and takes beside the common paths. Floor 4: imports `issuer`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{Method, StatusCode};
 use mesh_api::{
@@ -8,52 +8,88 @@ use mesh_api::{
     sys::Clock,
     tls::Keeper,
 };
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::issuer::{Control, Issuing, rotation::Order};
+use crate::issuer::{Control, Issuing, Report, rotation::Order};
 
-/// The authority's pages.
-#[derive(Debug)]
+/// The authority's pages. They are there before the authority is: it may have to wait for the API server.
+#[derive(Debug, Default)]
 pub struct Pages {
-    issuing: watch::Receiver<Arc<Issuing>>,
-    control: Control,
-    own: Arc<Keeper>,
-    clock: Clock,
-    /// Orders are taken: the admin server is reached from this machine only.
-    orders: bool,
+    parts: OnceLock<Parts>,
+    /// What it waits for until then.
+    waiting: Mutex<String>,
 }
 
+/// What the pages show, once it is there.
+#[derive(Debug)]
+pub struct Parts {
+    /// What signs and what is trusted.
+    pub issuing: watch::Receiver<Arc<Issuing>>,
+    /// Takes orders.
+    pub control: Control,
+    /// Holds the authority's own certificate.
+    pub own: Arc<Keeper>,
+    /// Wall time.
+    pub clock: Clock,
+    /// Whether this replica leads; `None` where there is only one.
+    pub leading: Option<watch::Receiver<bool>>,
+}
+
+/// Before there is anything to sign with.
+const EARLY: &str = "there is nothing to sign with yet; /ready says what is waited for\n";
+
 impl Pages {
-    /// `own` holds the authority's own certificate. With `orders`, rotations can be ordered: only for a server on a loopback address.
-    #[must_use]
-    pub fn new(
-        issuing: watch::Receiver<Arc<Issuing>>,
-        control: Control,
-        own: Arc<Keeper>,
-        clock: Clock,
-        orders: bool,
-    ) -> Self {
-        Self { issuing, control, own, clock, orders }
+    /// The authority is there.
+    pub fn open(&self, parts: Parts) {
+        // The first ones stay: there is one authority.
+        let _ = self.parts.set(parts);
+    }
+
+    /// The authority waits for this.
+    pub fn wait_for(&self, what: impl Into<String>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
     }
 
     async fn respond(&self, request: &AdminRequest) -> Option<AdminResponse> {
         let get = request.method == Method::GET;
+        let known = match request.path.as_str() {
+            "/trust" | "/issuers" => get,
+            "/rotate/issuer" | "/rotate/root" => true,
+            _ => false,
+        };
+        if !known {
+            return None;
+        }
+        let Some(parts) = self.parts.get() else { return Some(text(StatusCode::SERVICE_UNAVAILABLE, EARLY)) };
         Some(match request.path.as_str() {
-            "/trust" if get => text(StatusCode::OK, self.issuing.borrow().trust_pem()),
-            "/issuers" if get => json(StatusCode::OK, self.issuing.borrow().report()),
-            "/rotate/issuer" => self.order(request, Order::RotateIssuer).await,
-            "/rotate/root" => self.order(request, Order::RotateRoot).await,
-            _ => return None,
+            "/trust" => text(StatusCode::OK, parts.issuing.borrow().trust_pem()),
+            "/issuers" => json(StatusCode::OK, &parts.state()),
+            "/rotate/issuer" => parts.order(request, Order::RotateIssuer).await,
+            _ => parts.order(request, Order::RotateRoot).await,
         })
+    }
+}
+
+/// Where things stand, for people.
+#[derive(Serialize)]
+struct State<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// Whether this replica leads; left out where there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leading: Option<bool>,
+}
+
+impl Parts {
+    fn state(&self) -> serde_json::Value {
+        let leading = self.leading.as_ref().map(|leading| *leading.borrow());
+        serde_json::to_value(State { report: self.issuing.borrow().report(), leading }).unwrap_or_default()
     }
 
     async fn order(&self, request: &AdminRequest, order: Order) -> AdminResponse {
         if request.method != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "this changes something: POST it\n");
-        }
-        if !self.orders {
-            let why = "rotations are ordered on a loopback address only; `admin` is configured to another one\n";
-            return text(StatusCode::FORBIDDEN, why);
         }
         tracing::info!(?order, "rotation ordered");
         match self.control.order(order).await {
@@ -63,6 +99,16 @@ impl Pages {
                 text(status, format!("{error}\n"))
             }
         }
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        let now = self.clock.now();
+        if let Err(error) = self.issuing.borrow().signer().cert().check_time(now.into()) {
+            return Some(error.to_string());
+        }
+        let credentials = self.own.current();
+        let valid = credentials.identity.as_ref().is_some_and(|identity| now <= identity.not_after());
+        (!valid).then(|| "the authority's own certificate has expired: members cannot connect".to_owned())
     }
 }
 
@@ -81,12 +127,9 @@ impl Mount for Pages {
     }
 
     fn not_ready(&self) -> Option<String> {
-        let now = self.clock.now();
-        if let Err(error) = self.issuing.borrow().signer().cert().check_time(now.into()) {
-            return Some(error.to_string());
+        match self.parts.get() {
+            Some(parts) => parts.not_ready(),
+            None => Some(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         }
-        let credentials = self.own.current();
-        let valid = credentials.identity.as_ref().is_some_and(|identity| now <= identity.not_after());
-        (!valid).then(|| "the authority's own certificate has expired: members cannot connect".to_owned())
     }
 }

@@ -1,6 +1,10 @@
 //! Puts the authority together and runs it. Floor 5: imports everything.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+mod begin;
+
+pub use begin::repair;
+
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use mesh_api::{
     admin::{self, Admin},
@@ -17,11 +21,14 @@ use tokio::sync::{oneshot, watch};
 use tonic::transport::Server;
 
 use crate::{
-    admin::Pages,
-    authn::{JoinKeyError, JoinTokens},
+    admin::{Pages, Parts},
+    authn::{Authenticator, JoinKeyError, JoinTokens},
+    bundle::Bundles,
+    cluster::ClusterError,
     config::Config,
-    issuer::{Control, Driver, IssuerError, Issuing, Source, Store, StoreError, Supplied, TRUST_FILE, rotation::Order},
+    issuer::{Control, Driver, IssuerError, Issuing, StoreError},
     own::{Own, OwnError},
+    replicas::{Replicas, watch_secret},
     serve::{Service, bounded},
     telemetry,
 };
@@ -46,6 +53,9 @@ pub enum AppError {
     /// Nothing can be signed.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// There is no cluster to ask.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Join tokens cannot be verified.
     #[error(transparent)]
     JoinKey(#[from] JoinKeyError),
@@ -93,37 +103,78 @@ impl std::fmt::Debug for Shared {
 pub struct App {
     config: Config,
     sys: Sys,
-    shared: Shared,
+    metrics: Option<PrometheusHandle>,
     driver: Driver,
     control: Control,
     issuing: watch::Receiver<Arc<Issuing>>,
     own: Own,
-    tokens: Arc<JoinTokens>,
+    authenticator: Arc<dyn Authenticator>,
+    tokens: Option<Arc<JoinTokens>>,
     tls: Arc<ServerConfig>,
     grpc: (Listener, SocketAddr),
-    admin: (Listener, SocketAddr),
+    admin: SocketAddr,
+    replicas: Option<Replicas>,
+    /// What runs already.
+    tasks: Supervisor,
 }
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("address", &self.grpc.1).field("admin", &self.admin.1).finish_non_exhaustive()
+        f.debug_struct("App").field("address", &self.grpc.1).field("admin", &self.admin).finish_non_exhaustive()
     }
 }
 
 impl App {
-    /// Opens the state, makes what is missing, and listens.
+    /// Opens the state, makes what is missing, and listens. With its state in a cluster it waits for that, for as long
+    /// as it takes; the admin server says meanwhile what is waited for.
     ///
     /// # Errors
     /// [`AppError`]; nothing was served.
     pub async fn start(config: Config, sys: Sys, shared: Shared) -> Result<Self, AppError> {
-        let source = open(&config, &sys)?;
-        let tokens = Arc::new(JoinTokens::open_or_create(&config.join_key())?);
-        let (driver, control, issuing) = Driver::start(source, sys.clock, config.rotation.check_interval)?;
+        let mut ground = begin::Ground::open(&config, &sys).await?;
+        let (listener, admin) = listen(&sys, config.admin).await?;
+        let pages = Arc::new(Pages::default());
+        let mut tasks = Supervisor::new();
+        let mount = Arc::clone(&pages) as Arc<dyn admin::Mount>;
+        let metrics = shared.metrics.clone();
+        tasks.spawn("admin", admin::serve(listener, Admin { mount, log: shared.log, metrics: shared.metrics }));
+        let wake = ground.replicas.as_ref().map(Replicas::wake);
+        if let Some(replicas) = &ground.replicas {
+            tasks.spawn("watch of the Secret", watch_secret(replicas.cluster(), replicas.wake()));
+        }
+        let (source, first) = ground.first(&sys, &pages, wake.as_deref()).await?;
+        let (driver, control, issuing) = Driver::with(source, first, sys.clock, config.rotation.check_interval);
+        let driver = match wake {
+            Some(wake) => driver.woken_by(wake),
+            None => driver,
+        };
         let own = Own::start(issuing.clone(), sys.clock, config.certificates.max_ttl)?;
         let tls = tls::server_config(&own.keeper(), sys.clock, ClientAuth::None, &[names::ALPN_GRPC])?;
         let grpc = listen(&sys, config.listen).await?;
-        let admin = listen(&sys, config.admin).await?;
-        Ok(Self { config, sys, shared, driver, control, issuing, own, tokens, tls, grpc, admin })
+        pages.open(Parts {
+            issuing: issuing.clone(),
+            control: control.clone(),
+            own: own.keeper(),
+            clock: sys.clock,
+            leading: ground.replicas.as_ref().map(Replicas::leading),
+        });
+        let begin::Ground { authenticator, tokens, replicas, .. } = ground;
+        Ok(Self {
+            config,
+            sys,
+            metrics,
+            driver,
+            control,
+            issuing,
+            own,
+            authenticator,
+            tokens,
+            tls,
+            grpc,
+            admin,
+            replicas,
+            tasks,
+        })
     }
 
     /// Where members ask.
@@ -135,13 +186,13 @@ impl App {
     /// Where people ask.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.1
+        self.admin
     }
 
-    /// Makes tokens for members.
+    /// Makes tokens for members, where these join by such.
     #[must_use]
-    pub fn tokens(&self) -> Arc<JoinTokens> {
-        Arc::clone(&self.tokens)
+    pub fn tokens(&self) -> Option<Arc<JoinTokens>> {
+        self.tokens.clone()
     }
 
     /// What signs and what is trusted, now and later.
@@ -164,14 +215,14 @@ impl App {
         let (config, clock) = (&self.config, self.sys.clock);
         tracing::info!(
             address = %self.grpc.1,
-            admin = %self.admin.1,
+            admin = %self.admin,
             trust_domain = config.trust_domain,
             issuer = self.issuing.borrow().signer().cert().name(),
             not_after = %self.issuing.borrow().signer().cert().not_after(),
             "the certificate authority serves"
         );
-        let service =
-            Service::new(self.tokens, self.issuing.clone(), config.validity(), clock, &config.limits).into_server();
+        let service = Service::new(self.authenticator, self.issuing.clone(), config.validity(), clock, &config.limits)
+            .into_server();
         let connections = bounded(grpc::incoming(self.grpc.0, self.tls), config.limits.connections);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Server::builder()
@@ -185,31 +236,44 @@ impl App {
                 let _ = stopped.await;
             });
 
-        let mut tasks = Supervisor::new();
+        let (mut tasks, mut replicas) = (self.tasks, self.replicas);
+        if let Some(replicas) = &replicas {
+            let bundles = Bundles::new(replicas.cluster(), self.issuing.clone(), replicas.leading());
+            tasks.spawn("roots of namespaces", bundles.run());
+        }
         tasks.spawn_fallible("issuer", self.driver.run());
-        let own = self.own.keeper();
         tasks.spawn("own certificate", self.own.run());
-        let orders = config.admin.ip().is_loopback();
-        let pages = Pages::new(self.issuing, self.control, own, clock, orders);
-        let handle = self.shared.metrics.clone();
-        let admin = Admin { mount: Arc::new(pages), log: self.shared.log, metrics: self.shared.metrics };
-        tasks.spawn("admin", admin::serve(self.admin.0, admin));
-        if let Some(handle) = handle {
+        if let Some(handle) = self.metrics {
             tasks.spawn("metrics", condense(handle));
         }
+        // Orders come over the pages; without this one, nobody else keeps the driver from ending.
+        let _control = self.control;
 
         let mut server = Supervisor::new();
         server.spawn_fallible("grpc", serving);
+        let striving = async {
+            match &mut replicas {
+                Some(replicas) => replicas.first_end().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ended = tasks.first_end() => return Err(ended.into()),
             ended = server.first_end() => return Err(ended.into()),
+            ended = striving => return Err(ended.into()),
             () = shutdown => {}
         }
         tracing::info!("stopping");
         // Without the driver the streams of members end, and without streams the server does.
         drop(tasks);
         let _ = stop.send(());
-        if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
+        let farewell = async {
+            if let Some(replicas) = replicas {
+                replicas.end().await;
+            }
+        };
+        let (drained, ()) = tokio::join!(tokio::time::timeout(DRAIN, server.first_end()), farewell);
+        if drained.is_err() {
             tracing::warn!(waited = ?DRAIN, "calls in flight are cut off");
         }
         Ok(())
@@ -226,31 +290,13 @@ pub async fn run(
     shared: Shared,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AppError> {
-    App::start(config, sys, shared).await?.run(shutdown).await
-}
-
-/// Begins anew after everything expired: a new root and issuer. The authority must not run.
-///
-/// # Errors
-/// [`AppError`], as well where nothing expired or the issuer is not ours.
-pub fn repair(config: &Config, sys: &Sys) -> Result<Issuing, AppError> {
-    let mut source = open(config, sys)?;
-    let now = sys.clock.now().into();
-    match source.tick(now, Some(Order::Repair))? {
-        Some(issuing) => Ok(issuing),
-        None => Ok(source.start(now)?),
-    }
-}
-
-fn open(config: &Config, sys: &Sys) -> Result<Source, AppError> {
-    let domain = config.domain()?;
-    if config.supplied.are_set() {
-        crate::files::create_folder(&config.state_folder).map_err(JoinKeyError::from)?;
-        let publish = config.state_folder.join(TRUST_FILE);
-        return Ok(Source::Supplied(Supplied::new(config.supplied.clone(), domain, publish)));
-    }
-    let store = Store::open(&config.state_folder, domain, config.schedule(), sys.clock.now().into())?;
-    Ok(Source::Own(Box::new(store)))
+    let mut shutdown = pin!(shutdown);
+    // It may have to wait for the cluster.
+    let app = tokio::select! {
+        started = App::start(config, sys, shared) => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    app.run(shutdown).await
 }
 
 async fn listen(sys: &Sys, address: SocketAddr) -> Result<(Listener, SocketAddr), AppError> {

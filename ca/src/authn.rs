@@ -1,14 +1,16 @@
-//! Who asks for a certificate. Floor 1.
+//! Who asks for a certificate. Floor 1: imports `cluster`, `files`, `limit`.
 //!
 //! An [`Authenticator`] turns a token into a [`Caller`]; nothing else in a request says who the caller is. Signed join
-//! tokens ([`JoinTokens`]) are one way; another, such as asking Kubernetes about a service-account token, is another
-//! implementation.
+//! tokens ([`JoinTokens`]) are one way, for meshes without Kubernetes; asking Kubernetes about a service-account token
+//! ([`Review`]) is the other.
 
 mod join;
+mod review;
 
 pub use join::{JoinKeyError, JoinTokens, MAX_TOKEN_TTL, MintError};
+pub use review::{Demands, Review};
 
-use std::pin::Pin;
+use std::{net::IpAddr, pin::Pin, time::Duration};
 
 use crate::time::Time;
 
@@ -82,6 +84,24 @@ pub enum AuthnError {
     /// Genuine, but not for a service account with usable names.
     #[error("the token is not of a service account whose namespace and name are DNS labels")]
     Names,
+    /// Whoever decides says no.
+    #[error("Kubernetes does not accept the token")]
+    Rejected,
+    /// Genuine, but nobody knows whose.
+    #[error("the token is not bound to a pod; mount a projected one (serviceAccountToken)")]
+    Unbound,
+    /// The pod that the token is bound to is not there any more, is over, or runs as another account.
+    #[error("the pod that the token is bound to is gone, or is over")]
+    Pod,
+    /// The call comes from elsewhere than the pod that the token is bound to.
+    #[error("the call does not come from the address of the pod that the token is bound to")]
+    Address,
+    /// Nobody knows the address of the pod yet. Worth a retry.
+    #[error("Kubernetes does not know the address of the pod yet; try again")]
+    AddressUnknown,
+    /// Too many tokens are tried from one address. Worth a retry after this time.
+    #[error("too many tokens are tried from this address; try again in {0:?}")]
+    TooOften(Duration),
     /// Whoever decides cannot be asked now. Worth a retry.
     #[error("tokens cannot be checked at the moment; try again")]
     Unavailable,
@@ -100,6 +120,12 @@ impl AuthnError {
             Self::NotYetValid => "token_not_yet_valid",
             Self::Audience => "token_audience",
             Self::Names => "token_names",
+            Self::Rejected => "token_rejected",
+            Self::Unbound => "token_unbound",
+            Self::Pod => "token_pod",
+            Self::Address => "token_address",
+            Self::AddressUnknown => "token_address_unknown",
+            Self::TooOften(_) => "token_rate",
             Self::Unavailable => "token_check_unavailable",
         }
     }
@@ -110,11 +136,12 @@ pub type Authenticating<'a> = Pin<Box<dyn Future<Output = Result<Caller, AuthnEr
 
 /// Knows callers by their tokens. The server sets the deadline and limits how many calls run at once.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Who the holder of `token` is. `now` is wall time.
-    fn authenticate<'a>(&'a self, token: &'a str, now: Time) -> Authenticating<'a>;
+    /// Who the holder of `token` is, that calls from `peer`. `now` is wall time.
+    fn authenticate<'a>(&'a self, token: &'a str, peer: Option<IpAddr>, now: Time) -> Authenticating<'a>;
 }
 
-fn is_dns_label(name: &str) -> bool {
+/// RFC 1123 section 2.1.
+pub(crate) fn is_dns_label(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }

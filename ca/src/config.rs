@@ -1,4 +1,4 @@
-//! Configuration. Floor 3: imports `issuer` for what it configures. How it is loaded is `mesh_api::config`'s.
+//! Configuration. Floor 3: imports `issuer` and `authn` for what they configure. How it is loaded is `mesh_api::config`'s.
 
 mod keys;
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::keys::KEYS;
 use crate::{
+    authn::{Demands, is_dns_label},
     issue,
     issuer::{SuppliedFiles, rotation::Schedule},
     limit::Rate,
@@ -31,12 +32,20 @@ pub struct Config {
     pub trust_domain: String,
     /// Where members ask for certificates.
     pub listen: SocketAddr,
-    /// Where people and monitoring ask. On an address other than loopback nothing can be ordered there.
+    /// Where people and monitoring ask. Orders are taken from this machine (or pod) only.
     pub admin: SocketAddr,
+    /// Where roots and issuers are kept.
+    pub store: StoreKind,
+    /// How members prove who they are.
+    pub authentication: Authentication,
     /// Folder of roots, issuers and the key of join tokens.
     pub state_folder: PathBuf,
     /// Key of join tokens; empty: `join.key` in the state folder.
     pub join_key_file: PathBuf,
+    /// The cluster, where it is asked for anything.
+    pub kubernetes: Kubernetes,
+    /// What is asked of service-account tokens.
+    pub token_review: TokenReview,
     /// An issuer that somebody else makes, instead of our own.
     pub supplied: SuppliedFiles,
     /// How long certificates live.
@@ -55,8 +64,12 @@ impl Default for Config {
             trust_domain: names::DEFAULT_TRUST_DOMAIN.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], names::PORT_CA)),
             admin: SocketAddr::from(([127, 0, 0, 1], DEFAULT_ADMIN_PORT)),
+            store: StoreKind::Folder,
+            authentication: Authentication::Join,
             state_folder: "/var/lib/mesh-ca".into(),
             join_key_file: PathBuf::new(),
+            kubernetes: Kubernetes::default(),
+            token_review: TokenReview::default(),
             supplied: SuppliedFiles::default(),
             certificates: Certificates::default(),
             rotation: Rotation::default(),
@@ -68,6 +81,62 @@ impl Default for Config {
 
 /// Port of the admin server where none is configured.
 pub const DEFAULT_ADMIN_PORT: u16 = names::PORT_CA + 1;
+
+/// Where roots and issuers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A folder of this machine.
+    Folder,
+    /// A Secret, shared by every replica; their leader hands the roots out to every namespace.
+    Kubernetes,
+}
+
+/// How members prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authentication {
+    /// By join tokens, which this authority's key signed.
+    Join,
+    /// By service-account tokens, which the API server judges.
+    Kubernetes,
+}
+
+/// The cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kubernetes {
+    /// How to reach the cluster; empty: as `KUBECONFIG` says, or the pod's service account.
+    pub kubeconfig: PathBuf,
+    /// Namespace of the Secret and the Lease.
+    pub namespace: String,
+    /// One call of the API server takes at most this long.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(4);
+        Self { kubeconfig: PathBuf::new(), namespace: names::SYSTEM_NAMESPACE.into(), timeout }
+    }
+}
+
+/// What is asked of service-account tokens beyond being genuine and the mesh's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenReview {
+    /// The call comes from an address of the pod that the token is bound to.
+    pub check_address: bool,
+    /// Tokens that are bound to no pod are taken as well.
+    pub allow_unbound: bool,
+}
+
+impl Default for TokenReview {
+    fn default() -> Self {
+        Self { check_address: true, allow_unbound: false }
+    }
+}
 
 /// How long certificates live.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,6 +249,19 @@ impl Config {
         self.join_key_file.clone()
     }
 
+    /// True where the API server is asked for anything.
+    #[must_use]
+    pub fn asks_kubernetes(&self) -> bool {
+        self.store == StoreKind::Kubernetes || self.authentication == Authentication::Kubernetes
+    }
+
+    /// What is asked of service-account tokens.
+    #[must_use]
+    pub fn demands(&self) -> Demands {
+        let TokenReview { check_address, allow_unbound } = self.token_review;
+        Demands { check_address, allow_unbound }
+    }
+
     /// How long certificates live.
     #[must_use]
     pub fn validity(&self) -> issue::Validity {
@@ -244,6 +326,7 @@ impl Validate for Config {
         for (key, value) in [
             ("rotation.check_interval", check_interval),
             ("limits.deadline", limits.deadline),
+            ("kubernetes.timeout", self.kubernetes.timeout),
             ("limits.refill", limits.refill),
         ] {
             wrong(value.is_zero() || value > HOUR, key, "is zero or more than an hour");
@@ -257,6 +340,7 @@ impl Validate for Config {
         ] {
             wrong(value == 0, key, "is zero: nothing would be served");
         }
+        wrong(!is_dns_label(&self.kubernetes.namespace), "kubernetes.namespace", "is not the name of a namespace");
         for (key, path) in self.supplied.paths() {
             let missing = self.supplied.are_set() && path.as_os_str().is_empty();
             wrong(missing, &format!("supplied.{key}"), "is missing: the files of `supplied` go together");
@@ -287,8 +371,13 @@ mod tests {
             ("supplied.key_file", "/c"),
             ("join_key_file", "/d"),
             ("limits.burst", "7"),
+            ("store", "kubernetes"),
+            ("authentication", "kubernetes"),
+            ("token_review.allow_unbound", "true"),
         ])
         .unwrap();
+        assert!(config.asks_kubernetes() && !Config::default().asks_kubernetes());
+        assert_eq!(config.demands(), Demands { check_address: true, allow_unbound: true });
         assert_eq!(config.validity().of(u64::MAX), HOUR);
         assert!(config.supplied.are_set());
         assert_eq!((config.join_key(), config.rate().burst), (PathBuf::from("/d"), 7));
@@ -311,6 +400,10 @@ mod tests {
             ("limits.refill", "1000000000years", "limits.refill"),
             ("rotation.retire", "500000000000years", "rotation.root_lifetime"),
             ("supplied.key_file", "/x", "supplied.roots_file"),
+            ("store", "etcd", "store"),
+            ("authentication", "none", "authentication"),
+            ("kubernetes.namespace", "a/b", "kubernetes.namespace"),
+            ("kubernetes.timeout", "0s", "kubernetes.timeout"),
         ] {
             let lines = with(&[(key, value)]).unwrap_err();
             assert!(lines.iter().any(|line| line.starts_with(named)), "{key}={value}: {lines:?}");

@@ -1,10 +1,14 @@
 //! Whether and what to issue: verified caller, signing request, moment in; certificate out. Floor 3, pure.
 //!
-//! The identity follows from the caller, who follows from the token. The request gives the key.
+//! The identity follows from the caller, who follows from the token; so do DNS names, which only the control plane has
+//! (the API server asks its webhooks by name). The request gives the key.
 
 use std::time::Duration;
 
-use mesh_api::spiffe::{SpiffeError, SpiffeId};
+use mesh_api::{
+    names,
+    spiffe::{SpiffeError, SpiffeId},
+};
 
 use crate::{
     authn::Caller,
@@ -93,14 +97,45 @@ pub fn issue(issuing: &Issuing, validity: &Validity, wish: &Wish<'_>) -> Result<
     let key = parse_csr(wish.csr)?;
     let identity = SpiffeId::workload(issuing.domain(), wish.caller.namespace(), wish.caller.account())?;
     let ttl = validity.of(wish.seconds);
-    let spec = LeafSpec { identity: &identity, key: &key, serial: wish.serial, ttl, now: wish.now };
+    let dns_names = dns_names(wish.caller);
+    let spec =
+        LeafSpec { identity: &identity, dns_names: &dns_names, key: &key, serial: wish.serial, ttl, now: wish.now };
     let leaf = make_leaf(issuing.signer(), &spec)?;
     Ok(Issued { key: key.kind(), identity, leaf })
+}
+
+/// Names by which others than members know a caller: those of the Services before the controller, and nobody else's.
+fn dns_names(caller: &Caller) -> Vec<String> {
+    if (caller.namespace(), caller.account()) != (names::SYSTEM_NAMESPACE, names::CONTROLLER_ACCOUNT) {
+        return Vec::new();
+    }
+    let services = [names::WEBHOOK_SERVICE, names::CONTROLLER_ACCOUNT];
+    let short = services.map(|service| format!("{service}.{}.svc", names::SYSTEM_NAMESPACE));
+    short.into_iter().flat_map(|name| [name.clone(), format!("{name}.cluster.local")]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_controller_has_dns_names() {
+        let of = |namespace: &str, account: &str| dns_names(&Caller::new(namespace, account, "").unwrap());
+        assert_eq!(
+            of("mesh-system", "mesh-controller"),
+            [
+                "mesh-webhook.mesh-system.svc",
+                "mesh-webhook.mesh-system.svc.cluster.local",
+                "mesh-controller.mesh-system.svc",
+                "mesh-controller.mesh-system.svc.cluster.local",
+            ]
+        );
+        for (namespace, account) in
+            [("mesh-system", "mesh-ca"), ("mesh-system", "default"), ("shop", "mesh-controller"), ("shop", "web")]
+        {
+            assert!(of(namespace, account).is_empty(), "{namespace}/{account}");
+        }
+    }
 
     #[test]
     fn i11_wishes_are_clamped() {

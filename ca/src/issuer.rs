@@ -1,15 +1,19 @@
-//! What signs: where it comes from and how it changes. Floor 2: imports `pki`, `files`.
+//! What signs: where it comes from and how it changes. Floor 2: imports `pki`, `files`, `cluster`.
 //!
-//! [`Issuing`] is what holds at one moment. It comes from a [`Store`], a folder whose roots and issuers this authority
-//! makes and rotates itself, or from [`Supplied`] files that somebody else makes and replaces. [`Driver`] drives either
-//! and hands every new [`Issuing`] to whoever watches.
+//! [`Issuing`] is what holds at one moment. It comes from a [`keyring::Keyring`], roots and issuers that this authority
+//! makes and rotates itself, kept in a folder ([`Store`]) or in a Kubernetes Secret ([`SecretStore`]); or from
+//! [`Supplied`] files that somebody else makes and replaces. [`Driver`] drives any of them and hands every new
+//! [`Issuing`] to whoever watches.
 
 mod driver;
+pub mod keyring;
 pub mod rotation;
+mod secret;
 mod store;
 mod supplied;
 
 pub use driver::{Control, Driver, IssuerError, OrderError, Source};
+pub use secret::{ANNOTATION_OUTCOME, ANNOTATION_ROTATE, SecretError, SecretStore};
 pub use store::{Store, StoreError};
 pub use supplied::{Supplied, SuppliedError, SuppliedFiles};
 
@@ -98,6 +102,7 @@ impl Issuing {
         let identity = self.own_identity().map_err(|error| PkiError::Crypto(error.to_string()))?;
         let spec = LeafSpec {
             identity: &identity,
+            dns_names: &[],
             key: &key.public()?,
             serial: Serial::random()?,
             ttl: pki::MAX_LEAF_TTL,

@@ -53,11 +53,13 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Sources::process_environment();
     let config: Config = load(&Sources { file: arguments.config.as_deref(), environment, flags: arguments.set })?;
     let log = log::init(&config.log)?;
+    // For libraries that speak to the cluster; who sets it first wins, and all want the same.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         let sys = Sys::host();
         if let Some(Command::Repair) = arguments.command {
-            let issuing = app::repair(&config, &sys)?;
+            let issuing = app::repair(&config, &sys).await?;
             println!("{}", issuing.trust_pem());
             return Ok(());
         }

@@ -67,7 +67,14 @@ impl Own {
         let now = Time::from(self.clock.now());
         let key = PrivateKey::generate()?;
         let id = issuing.own_identity()?;
-        let spec = LeafSpec { identity: &id, key: &key.public()?, serial: Serial::random()?, ttl: self.ttl, now };
+        let spec = LeafSpec {
+            identity: &id,
+            dns_names: &[],
+            key: &key.public()?,
+            serial: Serial::random()?,
+            ttl: self.ttl,
+            now,
+        };
         let leaf = make_leaf(issuing.signer(), &spec)?;
         let mut chain = vec![leaf.der.clone()];
         chain.extend(issuing.chain().iter().cloned());

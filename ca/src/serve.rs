@@ -9,7 +9,7 @@ mod trust;
 
 pub use bounded::bounded;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_api::{
     grpc::Peer,
@@ -102,8 +102,11 @@ impl Refused {
         let text = self.to_string();
         match self {
             Self::Caller(AuthnError::TooLong) | Self::Issue(IssueError::Csr(_)) => Status::invalid_argument(text),
-            Self::Caller(AuthnError::Names) | Self::Issue(IssueError::Identity(_)) => Status::permission_denied(text),
-            Self::Caller(AuthnError::Unavailable) | Self::Issue(IssueError::NotSigning(_)) => Status::unavailable(text),
+            Self::Caller(AuthnError::Names | AuthnError::Unbound | AuthnError::Address)
+            | Self::Issue(IssueError::Identity(_)) => Status::permission_denied(text),
+            Self::Caller(AuthnError::Unavailable | AuthnError::AddressUnknown)
+            | Self::Issue(IssueError::NotSigning(_)) => Status::unavailable(text),
+            Self::Caller(AuthnError::TooOften(wait)) => exhausted(text, *wait),
             Self::Caller(_) => Status::unauthenticated(text),
             Self::Rate(_, wait) => exhausted(text, *wait),
             Self::Busy => exhausted(text, RETRY_AFTER),
@@ -155,6 +158,7 @@ impl Service {
     async fn certify_within(
         &self,
         request: &CertifyRequest,
+        peer: Option<SocketAddr>,
         caller: &mut Option<Caller>,
     ) -> Result<(Issued, Arc<Issuing>), Refused> {
         // What is too long is not worth a place in the line.
@@ -166,7 +170,7 @@ impl Service {
         }
         let _slot = self.gate.enter().await?;
         let now = Time::from(self.clock.now());
-        let known = self.authenticator.authenticate(&request.token, now).await?;
+        let known = self.authenticator.authenticate(&request.token, peer.map(|peer| peer.ip()), now).await?;
         let known = caller.insert(known);
         let holder = (known.namespace(), known.account(), known.instance());
         if let Err(wait) = self.rates.take(holder, Instant::now()) {
@@ -190,7 +194,8 @@ impl Identity for Service {
         let mut caller = None;
         metrics::gauge!(telemetry::CALLS).increment(1.0);
         let _call = Leaving;
-        let outcome = match tokio::time::timeout(self.deadline, self.certify_within(&request, &mut caller)).await {
+        let certifying = self.certify_within(&request, peer, &mut caller);
+        let outcome = match tokio::time::timeout(self.deadline, certifying).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Refused::Late(self.deadline)),
         };

@@ -27,6 +27,13 @@ pub const ROTATIONS: &str = "mesh_ca_rotation_steps_total";
 /// Renewals and reloads that failed.
 pub const ROTATION_FAILURES: &str = "mesh_ca_rotation_failures_total";
 
+/// 1 where this replica leads.
+pub const LEADER: &str = "mesh_ca_leader";
+/// Namespaces whose ConfigMap does not hold the present roots.
+pub const TRUST_BEHIND: &str = "mesh_ca_trust_namespaces_behind";
+/// Writes of the roots to namespaces, by outcome.
+pub const TRUST_WRITES: &str = "mesh_ca_trust_writes_total";
+
 /// Values of the label `phase`.
 pub const PHASES: [&str; 3] = ["steady", "announced", "retiring"];
 
@@ -97,6 +104,9 @@ metrics! {
     ROTATION_PHASE Gauge Count ["phase (steady, announced, retiring)"] "1 for the phase in which the change of roots is.";
     ROTATIONS Counter Count ["step (announce, issue, retire, renew)"] "Steps of rotation that were done, by kind.";
     ROTATION_FAILURES Counter Count [""] "Renewals of the issuer and reloads of its files that failed.";
+    LEADER Gauge Count [""] "1 where this replica holds the Lease: it rotates, and hands the roots out to namespaces.";
+    TRUST_BEHIND Gauge Count [""] "Namespaces whose ConfigMap does not hold the present roots (at the leader).";
+    TRUST_WRITES Counter Count ["outcome (written, gone, failed)"] "Writes of the roots to ConfigMaps of namespaces, by outcome; `gone`: the namespace was deleted meanwhile.";
 }
 
 /// Tells the recorder what each metric means.

@@ -145,7 +145,7 @@ async fn start(authority: &Arc<Authority>, files: &Path, manifests: &Path) -> Ru
     config.listen.set_port(0);
     config.admin.listen.set_port(0);
     config.source.folders = vec![manifests.to_owned()];
-    config.identity.ca = authority.clone().serve().await;
+    config.identity.ca = authority.clone().serve().await.into();
     config.identity.token_file = files.join("token");
     config.identity.roots_file = files.join("roots.pem");
     let app = App::start(config, Sys::host(), LogLevel::default()).await.unwrap();

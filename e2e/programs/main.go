@@ -20,6 +20,8 @@ var commands = map[string]func(args []string) error{
 	"get":         httpGet,
 	"lookup":      lookup,
 	"tcp-echo":    tcpEcho,
+	"shop":        shop,
+	"load":        load,
 	"webhook":     webhook,
 }
 

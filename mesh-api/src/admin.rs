@@ -1,7 +1,8 @@
 //! The admin server that every process has: `/live`, `/ready`, `/metrics`, `/log-level`, and what the process mounts.
 //! Floor 3: imports `log` and `sys`.
 //!
-//! It answers people and monitoring on a loopback address; it never shares a thread with a request path.
+//! It answers people and monitoring; it never shares a thread with a request path. It may listen on every address, for
+//! probes and monitoring: it asks nobody who they are, so whatever changes something is for this machine (or pod) only.
 
 use std::{
     convert::Infallible,
@@ -53,6 +54,8 @@ pub struct AdminRequest {
     pub query: String,
     /// Body.
     pub body: Bytes,
+    /// Who asks. Other than GET and HEAD come from a loopback address only.
+    pub peer: SocketAddr,
 }
 
 /// An answer of the admin server.
@@ -110,7 +113,7 @@ pub async fn serve(listener: Listener, admin: Admin) {
             continue;
         }
         match listener.accept().await {
-            Ok((stream, _)) => drop(connections.spawn(connection(stream, Arc::clone(&admin)))),
+            Ok((stream, peer)) => drop(connections.spawn(connection(stream, peer, Arc::clone(&admin)))),
             Err(error) => {
                 tracing::warn!(%error, "admin server cannot accept");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -125,8 +128,8 @@ fn note(ended: Result<(), JoinError>) {
     }
 }
 
-async fn connection(stream: Stream, admin: Arc<Admin>) {
-    let service = service_fn(move |request| respond(Arc::clone(&admin), request));
+async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
+    let service = service_fn(move |request| respond(Arc::clone(&admin), peer, request));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -143,10 +146,15 @@ async fn connection(stream: Stream, admin: Arc<Admin>) {
     }
 }
 
-async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Result<AdminResponse, Infallible> {
+async fn respond(admin: Arc<Admin>, peer: SocketAddr, request: Request<Incoming>) -> Result<AdminResponse, Infallible> {
     // A page in somebody's browser must not reach the admin server through a name that resolves to loopback.
     if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));
+    }
+    if !may_ask(request.method(), peer) {
+        let why = "this changes something, and changes are taken from the machine (or pod) that runs this process only: \
+                   ask from there, over its loopback address\n";
+        return Ok(text(StatusCode::FORBIDDEN, why));
     }
     let (parts, body) = request.into_parts();
     let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
@@ -159,6 +167,7 @@ async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Result<AdminR
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         body,
+        peer,
     };
     Ok(match common(&admin, &request) {
         Some(response) => response,
@@ -167,6 +176,11 @@ async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Result<AdminR
             None => text(StatusCode::NOT_FOUND, "no such page; / lists them\n"),
         },
     })
+}
+
+/// Everybody may look; only who is on this machine may change anything.
+fn may_ask(method: &Method, peer: SocketAddr) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) || peer.ip().to_canonical().is_loopback()
 }
 
 /// One `Host`, and it an address; so is the host of an absolute target.
@@ -244,4 +258,26 @@ pub fn json(status: StatusCode, value: &impl serde::Serialize) -> AdminResponse 
     let mut response = text(status, body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_changes_anything() {
+        let from = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 40_000);
+        for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
+                assert!(may_ask(&method, from(ip)), "{method} from {ip}");
+            }
+        }
+        for ip in ["10.1.2.3", "192.168.0.1", "::ffff:10.1.2.3", "fd00::1", "fe80::1", "0.0.0.0", "::"] {
+            assert!(may_ask(&Method::GET, from(ip)) && may_ask(&Method::HEAD, from(ip)));
+            let other = Method::from_bytes(b"WHATEVER").unwrap();
+            for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS, other] {
+                assert!(!may_ask(&method, from(ip)), "{method} from {ip}");
+            }
+        }
+    }
 }

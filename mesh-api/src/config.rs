@@ -66,11 +66,27 @@ impl Sources<'_> {
     /// The process's environment, as far as it concerns the mesh.
     #[must_use]
     pub fn process_environment() -> Vec<(String, String)> {
-        std::env::vars_os()
+        let all: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with(ENV_PREFIX))
-            .collect()
+            .collect();
+        without_service_links(all)
     }
+}
+
+/// Kubernetes tells every container of every Service of its namespace in its environment: a Service `mesh-web` gives
+/// `MESH_WEB_SERVICE_HOST`, `MESH_WEB_PORT` and others. They are nobody's keys.
+fn without_service_links(mut all: Vec<(String, String)>) -> Vec<(String, String)> {
+    let hosts = all.iter().filter_map(|(name, _)| name.strip_suffix("_SERVICE_HOST"));
+    let services: Vec<String> = hosts.map(str::to_owned).collect();
+    let is_link = |name: &str| {
+        let rest = services.iter().filter_map(|service| name.strip_prefix(service.as_str()));
+        rest.into_iter().any(|rest| {
+            rest == "_PORT" || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|link| rest.starts_with(link))
+        })
+    };
+    all.retain(|(name, _)| !is_link(name));
+    all
 }
 
 /// Everything that is wrong. It is the author's fault; starting again is no use before it is mended.

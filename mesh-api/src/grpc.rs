@@ -16,12 +16,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, server::Connected};
 
 use crate::{
+    address::HostPort,
     names,
     spiffe::SpiffeId,
     sys::{Listener, Stream, Sys},
@@ -32,7 +34,7 @@ use crate::{
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at once; for each one more, the oldest is given up.
 const MAX_HANDSHAKES: usize = 256;
-/// Connecting and shaking hands takes a client at most this long.
+/// Resolving, connecting and shaking hands take a client at most this long, however many addresses there are.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -142,17 +144,20 @@ async fn handshake(
     }
 }
 
-/// A channel to the member `expected` at `address`, over mutual TLS with the keeper's certificate of the moment. It
-/// connects when it is used, and again when it is lost.
+/// A channel to the member `expected` at `target`, over mutual TLS with the keeper's certificate of the moment. It
+/// connects when it is used, and again when it is lost; each time a name is resolved anew, and all its addresses are
+/// tried in turn.
 #[must_use]
-pub fn channel(sys: &Sys, keeper: &Arc<Keeper>, address: SocketAddr, expected: SpiffeId) -> Channel {
-    let (sys, keeper) = (sys.clone(), Arc::clone(keeper));
+pub fn channel(sys: &Sys, keeper: &Arc<Keeper>, target: impl Into<HostPort>, expected: SpiffeId) -> Channel {
+    let (sys, keeper, target) = (sys.clone(), Arc::clone(keeper), Arc::new(target.into()));
     let connector = tower::service_fn(move |_: http::Uri| {
-        let (sys, keeper, expected) = (sys.clone(), Arc::clone(&keeper), expected.clone());
-        async move { connect(&sys, &keeper, address, expected).await.map(TokioIo::new) }
+        let (sys, keeper, target) = (sys.clone(), Arc::clone(&keeper), Arc::clone(&target));
+        let expected = expected.clone();
+        async move { connect(&sys, &keeper, &target, expected).await.map(TokioIo::new) }
     });
     Endpoint::from_static("http://mesh.invalid")
-        .connect_timeout(CONNECT_TIMEOUT)
+        // A little more, so that the connector itself says what it waited for.
+        .connect_timeout(CONNECT_TIMEOUT + Duration::from_secs(1))
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)
@@ -162,20 +167,50 @@ pub fn channel(sys: &Sys, keeper: &Arc<Keeper>, address: SocketAddr, expected: S
 async fn connect(
     sys: &Sys,
     keeper: &Arc<Keeper>,
-    address: SocketAddr,
+    target: &HostPort,
     expected: SpiffeId,
 ) -> io::Result<tokio_rustls::client::TlsStream<Stream>> {
-    let config = tls::client_config(keeper, sys.clock, expected, &[names::ALPN_GRPC]).map_err(io::Error::other)?;
-    let connecting = async {
-        let stream = sys.net.connect(address).await?;
-        let stream = TlsConnector::from(config).connect(tls::no_name(), stream).await?;
-        tls::require_alpn(stream.get_ref().1).map_err(io::Error::other)?;
-        Ok(stream)
+    let connector = TlsConnector::from(
+        tls::client_config(keeper, sys.clock, expected, &[names::ALPN_GRPC]).map_err(io::Error::other)?,
+    );
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    let addresses = match timeout_at(until, sys.net.resolve(target)).await {
+        Ok(found) => {
+            found.map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {target}: {error}")))?
+        }
+        Err(_) => return Err(late(format!("cannot resolve {target}: no answer in time"))),
     };
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {address}"))),
+    let mut refused = None;
+    for (place, address) in addresses.iter().enumerate() {
+        // Who does not answer leaves time for those who may.
+        let share =
+            until.saturating_duration_since(Instant::now()) / u32::try_from(addresses.len() - place).unwrap_or(1);
+        match tokio::time::timeout(share, shake_hands(sys, &connector, *address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => refused = Some(error),
+            Err(_) => {
+                let error = late(format!("no answer from {address}"));
+                refused.get_or_insert(error);
+            }
+        }
     }
+    Err(refused.unwrap_or_else(|| late(format!("no answer from {target}"))))
+}
+
+async fn shake_hands(
+    sys: &Sys,
+    connector: &TlsConnector,
+    address: SocketAddr,
+) -> io::Result<tokio_rustls::client::TlsStream<Stream>> {
+    let stream = sys.net.connect(address).await;
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+    let stream = connector.connect(tls::no_name(), stream).await?;
+    tls::require_alpn(stream.get_ref().1).map_err(io::Error::other)?;
+    Ok(stream)
+}
+
+fn late(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl AsyncRead for ServerIo {

@@ -1,9 +1,16 @@
 //! How a member gets its certificate and keeps it fresh. Floor 3: imports `grpc`, `tls`, `backoff`, `sys`.
 //!
 //! The private key is made here and never leaves memory. The last good certificate is kept through every outage of
-//! the certificate authority, until it runs out by itself; trying goes on for as long as the process lives.
+//! the certificate authority, until it runs out by itself; trying goes on for as long as the process lives. Who was
+//! away while the roots changed, or finds an authority that began anew, is helped by the file of roots: it is read
+//! again whenever the authority cannot be talked to.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rand::Rng as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -12,6 +19,7 @@ use tokio::{sync::watch, time::timeout};
 use tonic::transport::Channel;
 
 use crate::{
+    address::HostPort,
     backoff::Backoff,
     grpc, names, proto,
     proto::identity_client::IdentityClient,
@@ -30,6 +38,8 @@ const RENEW_AFTER: f64 = 0.66;
 const RENEW_SPREAD: Duration = Duration::from_secs(2);
 /// Largest token file, in bytes.
 const MAX_TOKEN: u64 = 16 * 1024;
+/// Largest file of roots, in bytes.
+const MAX_ROOTS: u64 = 1024 * 1024;
 
 /// Where identity comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,11 +47,11 @@ const MAX_TOKEN: u64 = 16 * 1024;
 pub struct IdentityConfig {
     /// Trust domain.
     pub trust_domain: String,
-    /// Address of the certificate authority.
-    pub ca: SocketAddr,
+    /// Host (name or address) and port of the certificate authority; a name is resolved at each connection.
+    pub ca: HostPort,
     /// File with the bootstrap token; read again for each request.
     pub token_file: PathBuf,
-    /// PEM file with the roots to trust for the first contact.
+    /// PEM file with the roots to trust for the first contact, and whenever the authority cannot be talked to.
     pub roots_file: PathBuf,
     /// Wished validity in seconds; 0 leaves it to the authority.
     pub validity_seconds: u64,
@@ -51,7 +61,7 @@ impl Default for IdentityConfig {
     fn default() -> Self {
         Self {
             trust_domain: names::DEFAULT_TRUST_DOMAIN.into(),
-            ca: SocketAddr::from(([127, 0, 0, 1], names::PORT_CA)),
+            ca: SocketAddr::from(([127, 0, 0, 1], names::PORT_CA)).into(),
             token_file: "/var/run/secrets/mesh/token".into(),
             roots_file: "/var/run/secrets/mesh/roots.pem".into(),
             validity_seconds: 0,
@@ -95,6 +105,8 @@ pub struct Member {
     client: IdentityClient<Channel>,
     keeper: Arc<Keeper>,
     ready: watch::Sender<bool>,
+    /// What the file of roots held when it was last looked at.
+    roots: Mutex<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Member {
@@ -117,9 +129,9 @@ impl Member {
         let keeper = Keeper::new(Credentials { identity: None, trust });
         let authority = SpiffeId::workload(&domain, names::SYSTEM_NAMESPACE, names::CA_ACCOUNT).map_err(wrong)?;
         // The authority asks for no client certificate: who has none, or an expired one, must be able to ask.
-        let client = IdentityClient::new(grpc::channel(&sys, &keeper, config.ca, authority));
+        let client = IdentityClient::new(grpc::channel(&sys, &keeper, config.ca.clone(), authority));
         let (ready, _) = watch::channel(false);
-        Ok(Self { sys, config, domain, client, keeper, ready })
+        Ok(Self { sys, config, domain, client, keeper, ready, roots: Mutex::new(pem) })
     }
 
     /// Where the current credentials are.
@@ -152,6 +164,7 @@ impl Member {
                     self.wait_for_renewal(&mut issuer, &signer, &mut acted_on).await;
                 }
                 Err(error) => {
+                    self.look_at_roots().await;
                     let wait = backoff.next_wait(rng.next_u32());
                     tracing::warn!(%error, retry_in = ?wait, "no new certificate");
                     tokio::time::sleep(wait).await;
@@ -180,7 +193,8 @@ impl Member {
     /// One certificate; answers the issuer's mark.
     async fn certify(&self) -> Result<String, IdentityError> {
         let file = |error| IdentityError::File { path: self.config.token_file.clone(), error };
-        let token = read_bounded(&self.config.token_file).await.map_err(file)?;
+        let token = read_bounded(&self.config.token_file, MAX_TOKEN).await.map_err(file)?;
+        let token = String::from_utf8(token).map_err(|error| file(std::io::Error::other(error)))?;
         let key = rcgen::KeyPair::generate()?;
         let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
         let request = proto::CertifyRequest {
@@ -213,13 +227,38 @@ impl Member {
         TrustBundle::from_proto(wire)
     }
 
+    /// Trusts what the file of roots holds, where somebody changed it since it was last looked at: the authority may have
+    /// begun anew, or have changed its root while this member was away, and it cannot say so to who does not trust it.
+    async fn look_at_roots(&self) {
+        let Ok(pem) = read_bounded(&self.config.roots_file, MAX_ROOTS).await else { return };
+        let changed = {
+            let mut last = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = *last != pem;
+            last.clone_from(&pem);
+            changed
+        };
+        if !changed {
+            return;
+        }
+        match TrustBundle::from_pem(self.domain.clone(), &pem) {
+            Ok(trust) => {
+                tracing::warn!(file = %self.config.roots_file.display(), "the file of roots changed: what it holds is trusted now");
+                self.keeper.set_trust(trust);
+            }
+            Err(error) => tracing::warn!(%error, "the file of roots changed, and holds none that can be used"),
+        }
+    }
+
     async fn follow_trust(&self, issuer: watch::Sender<String>) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut rng = self.sys.entropy.rng();
         loop {
             match self.follow_once(&issuer, &mut backoff).await {
                 Ok(()) => tracing::debug!("the trust stream ended"),
-                Err(error) => tracing::info!(%error, "the trust stream broke off"),
+                Err(error) => {
+                    tracing::info!(%error, "the trust stream broke off");
+                    self.look_at_roots().await;
+                }
             }
             tokio::time::sleep(backoff.next_wait(rng.next_u32())).await;
         }
@@ -238,12 +277,12 @@ impl Member {
     }
 }
 
-async fn read_bounded(path: &std::path::Path) -> std::io::Result<String> {
+async fn read_bounded(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u8>> {
     use tokio::io::AsyncReadExt;
-    let mut text = String::new();
-    tokio::fs::File::open(path).await?.take(MAX_TOKEN + 1).read_to_string(&mut text).await?;
-    if text.len() as u64 > MAX_TOKEN {
-        return Err(std::io::Error::other(format!("more than {MAX_TOKEN} bytes")));
+    let mut bytes = Vec::new();
+    tokio::fs::File::open(path).await?.take(limit + 1).read_to_end(&mut bytes).await?;
+    if bytes.len() as u64 > limit {
+        return Err(std::io::Error::other(format!("more than {limit} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }

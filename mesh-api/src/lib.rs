@@ -13,12 +13,14 @@
 //!     log         logging, with a level that can be changed
 //!     sys         the seam to sockets, clock and randomness
 //!  0  names       every label, header, port, once
+//!     address     hosts and ports that are connected to
 //!     spiffe      identities
 //!     pattern     users' regular expressions, bounded
 //!     backoff     waits between tries
 //!     supervise   tasks whose end is noticed
 //! ```
 
+pub mod address;
 pub mod admin;
 pub mod backoff;
 pub mod config;

@@ -1,4 +1,4 @@
-//! The one seam to sockets, clock and randomness. Floor 1: imports nothing of the mesh.
+//! The one seam to sockets, clock and randomness. Floor 1: imports `address`.
 //!
 //! Everything that acts gets a [`Sys`] and asks it. [`Sys::host`] is the machine; with the feature `sim` there is also a
 //! simulated network, so that a whole mesh can run in one process, with a seed, in virtual time. Monotonic time is

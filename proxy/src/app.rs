@@ -134,7 +134,7 @@ async fn start(
     tasks.spawn("identity", member.run());
     let controller =
         SpiffeId::workload(&config.identity.trust_domain.parse()?, names::SYSTEM_NAMESPACE, names::CONTROLLER_ACCOUNT)?;
-    let channel = grpc::channel(&sys, &keeper, config.discovery.address, controller);
+    let channel = grpc::channel(&sys, &keeper, config.discovery.address.clone(), controller);
     let (client, discovery) = Client::new(&config, channel, &sys, &telemetry);
     let connection = client.connection();
     let (phase_sender, phase) = watch::channel(Phase::Serving);

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use mesh_api::{
+    address::HostPort,
     config::{Validate, duration},
     identity::IdentityConfig,
     log::LogConfig,
@@ -19,6 +20,8 @@ pub struct Config {
     pub workload: String,
     /// Its namespace.
     pub namespace: String,
+    /// Name of what the workload is an instance of, for metrics and traces; empty: the workload itself.
+    pub owner: String,
     /// Topology zone; empty where unknown.
     pub zone: String,
     /// Threads that carry traffic, each with its own listeners and connections.
@@ -46,8 +49,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoveryConfig {
-    /// Address of the controller.
-    pub address: SocketAddr,
+    /// Host (name or address) and port of the controller; a name is resolved at each connection.
+    pub address: HostPort,
     /// How long a connection waits for the first answer about its destination.
     #[serde(with = "duration")]
     pub wait: Duration,
@@ -137,6 +140,7 @@ impl Default for Config {
         Self {
             workload: "unknown".into(),
             namespace: "default".into(),
+            owner: String::new(),
             zone: String::new(),
             workers: 1,
             drain: Duration::from_secs(30),
@@ -154,7 +158,7 @@ impl Default for Config {
 impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self {
-            address: ([127, 0, 0, 1], names::PORT_DISCOVERY).into(),
+            address: SocketAddr::from(([127, 0, 0, 1], names::PORT_DISCOVERY)).into(),
             wait: Duration::from_secs(5),
             max_destinations: 1024,
             idle: Duration::from_secs(600),
@@ -233,15 +237,19 @@ impl Validate for Config {
 pub const KEYS: &[(&str, &str)] = &[
     ("workload", "Name of the workload that this proxy stands beside."),
     ("namespace", "Its namespace."),
+    (
+        "owner",
+        "Name of what the workload is an instance of, such as a Deployment, for metrics and traces; empty: the workload itself.",
+    ),
     ("zone", "Topology zone; empty where unknown."),
     ("workers", "Threads that carry traffic, each with its own listeners and connections."),
     ("drain", "After SIGTERM, what is in flight has this long to end."),
     ("identity.trust_domain", "Trust domain of the mesh."),
-    ("identity.ca", "Address of the certificate authority."),
+    ("identity.ca", "`HOST:PORT` of the certificate authority; a host name is resolved at each connection."),
     ("identity.token_file", "File with the bootstrap token; read again for each certificate."),
-    ("identity.roots_file", "PEM file with the roots to trust for the first contact."),
+    ("identity.roots_file", "PEM file with the roots to trust for the first contact; read again when it cannot be made."),
     ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
-    ("discovery.address", "Address of the controller."),
+    ("discovery.address", "`HOST:PORT` of the controller; a host name is resolved at each connection."),
     ("discovery.wait", "How long a connection waits for the first answer about its destination."),
     ("discovery.max_destinations", "Destinations known at once; the longest unused one is forgotten first."),
     ("discovery.idle", "A destination unused for this long is forgotten."),

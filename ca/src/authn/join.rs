@@ -3,7 +3,7 @@
 //! For meshes without Kubernetes, where the operator says who may be whom. The algorithm is pinned, so a token cannot
 //! choose how it is verified (RFC 8725 section 3.1), and headers that point to other keys are refused.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, net::IpAddr, path::Path, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use mesh_api::names::CA_AUDIENCE;
@@ -225,7 +225,7 @@ fn check_times(claims: &Claims, now: Time) -> Result<(), AuthnError> {
 }
 
 impl Authenticator for JoinTokens {
-    fn authenticate<'a>(&'a self, token: &'a str, now: Time) -> Authenticating<'a> {
+    fn authenticate<'a>(&'a self, token: &'a str, _peer: Option<IpAddr>, now: Time) -> Authenticating<'a> {
         Box::pin(std::future::ready(self.verify(token, now)))
     }
 }

@@ -4,9 +4,31 @@
 pub const KEYS: &[(&str, &str)] = &[
     ("trust_domain", "Trust domain of the mesh: the one root of trust, and the host part of every identity."),
     ("listen", "Where members ask for certificates and follow the trust bundle."),
-    ("admin", "Where the admin server listens. On an address other than loopback nothing can be ordered there."),
+    ("admin", "Where the admin server listens. Whatever changes something is taken from this machine (or pod) only."),
+    (
+        "store",
+        "Where roots and issuers are kept: `folder`, or `kubernetes`: in the Secret `mesh-ca`, shared by every replica, whose leader (Lease `mesh-ca`) rotates them and keeps the ConfigMap `mesh-trust` in every namespace.",
+    ),
+    (
+        "authentication",
+        "How members prove who they are: `join` (tokens that the key of join tokens signed) or `kubernetes` (service-account tokens, by TokenReview).",
+    ),
     ("state_folder", "Folder of roots, issuers and the key of join tokens."),
     ("join_key_file", "File of the key of join tokens; empty: `join.key` in the state folder."),
+    (
+        "kubernetes.kubeconfig",
+        "File that says how to reach the cluster; empty: as `KUBECONFIG` says, or the pod's service account.",
+    ),
+    ("kubernetes.namespace", "Namespace of the Secret and the Lease."),
+    ("kubernetes.timeout", "One call of the API server takes at most this long."),
+    (
+        "token_review.check_address",
+        "Whether a call must come from an address of the pod that its token is bound to (of its node, for a pod on the host's network).",
+    ),
+    (
+        "token_review.allow_unbound",
+        "Whether tokens that are bound to no pod are taken as well; nothing is known of where these may come from.",
+    ),
     ("supplied.roots_file", "PEM file of roots that somebody else makes; the three files of `supplied` go together."),
     (
         "supplied.chain_file",

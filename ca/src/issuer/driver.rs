@@ -3,10 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use mesh_api::sys::Clock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::{JoinError, spawn_blocking},
+};
 
 use super::{
-    Issuing, Report, Store, StoreError, Supplied, SuppliedError,
+    Issuing, Report, SecretError, SecretStore, Store, StoreError, Supplied, SuppliedError,
+    keyring::KeyringError,
     rotation::{Order, Refusal},
 };
 use crate::{telemetry, time::Time};
@@ -23,6 +27,8 @@ pub enum Source {
     Own(Box<Store>),
     /// Somebody else's files.
     Supplied(Supplied),
+    /// A Kubernetes Secret of our own.
+    Secret(Box<SecretStore>),
 }
 
 /// Why there is nothing new to sign with. What signed before still does.
@@ -34,41 +40,74 @@ pub enum IssuerError {
     /// Of somebody else's files.
     #[error(transparent)]
     Supplied(#[from] SuppliedError),
+    /// Of a Secret of our own.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// There is nothing to sign with yet: the leader makes it.
+    #[error("there is no Secret with roots and issuers yet; the replica that leads makes it")]
+    Waiting,
+    /// A step panicked.
+    #[error("a step of the issuer: {0}")]
+    Panicked(#[from] JoinError),
     /// The files are somebody else's: that one replaces them.
     #[error("the issuer is supplied in files: whoever makes them replaces them, and they are read again by themselves")]
     NotOurs,
 }
 
+/// A source, and what came of a turn of it; the source is gone where that panicked.
+type Turned = (Source, Result<Option<Issuing>, IssuerError>);
+
 impl Source {
-    /// What is due or ordered; `None` where nothing changed.
+    /// What is due or ordered; nothing where nothing changed.
     ///
     /// # Errors
-    /// [`IssuerError`].
-    pub fn tick(&mut self, now: Time, order: Option<Order>) -> Result<Option<Issuing>, IssuerError> {
-        match self {
-            Self::Own(store) => advance(store, now, order),
-            Self::Supplied(_) if order.is_some() => Err(IssuerError::NotOurs),
-            Self::Supplied(supplied) => Ok(supplied.reload(now)?),
-        }
+    /// Where it panicked.
+    pub async fn tick(self, now: Time, order: Option<Order>) -> Result<Turned, JoinError> {
+        self.turn(now, order, false).await
     }
 
-    /// What holds at the start.
+    /// What holds at the start, and what is due then.
     ///
     /// # Errors
-    /// [`IssuerError`]: without it nothing can be signed.
-    pub fn start(&mut self, now: Time) -> Result<Issuing, IssuerError> {
+    /// Where it panicked.
+    pub async fn start(self, now: Time) -> Result<Turned, JoinError> {
+        self.turn(now, None, true).await
+    }
+
+    async fn turn(self, now: Time, order: Option<Order>, first: bool) -> Result<Turned, JoinError> {
+        // Files are written and flushed: not on a thread that serves.
         match self {
-            Self::Own(store) => match advance(store, now, None)? {
-                Some(issuing) => Ok(issuing),
-                None => Ok(store.issuing(now)?),
-            },
-            Self::Supplied(supplied) => Ok(supplied.load(now)?),
+            Self::Own(mut store) => {
+                spawn_blocking(move || {
+                    let outcome = advance(&mut store, now, order, first);
+                    (Self::Own(store), outcome)
+                })
+                .await
+            }
+            Self::Supplied(mut supplied) => {
+                spawn_blocking(move || {
+                    let outcome = match (order, first) {
+                        (Some(_), _) => Err(IssuerError::NotOurs),
+                        (None, true) => supplied.load(now).map(Some).map_err(Into::into),
+                        (None, false) => supplied.reload(now).map_err(Into::into),
+                    };
+                    (Self::Supplied(supplied), outcome)
+                })
+                .await
+            }
+            Self::Secret(mut store) => {
+                let outcome = match store.tick(now, order).await {
+                    Ok(None) if first => Err(IssuerError::Waiting),
+                    outcome => outcome.map_err(Into::into),
+                };
+                Ok((Self::Secret(store), outcome))
+            }
         }
     }
 }
 
-fn advance(store: &mut Store, now: Time, order: Option<Order>) -> Result<Option<Issuing>, IssuerError> {
-    let mut changed = false;
+fn advance(store: &mut Store, now: Time, order: Option<Order>, first: bool) -> Result<Option<Issuing>, IssuerError> {
+    let mut changed = first;
     let mut order = order;
     for _ in 0..MAX_STEPS {
         let Some(step) = store.advance(now, order.take())? else { break };
@@ -97,11 +136,13 @@ impl OrderError {
     /// True where the order contradicts what is going on, false where carrying it out failed.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        let refused =
-            |error: &StoreError| matches!(error, StoreError::Refused(Refusal::Busy { .. } | Refusal::NotExpired(_)));
+        let refused = |error: &KeyringError| {
+            matches!(error, KeyringError::Refused(Refusal::Busy { .. } | Refusal::NotExpired(_)))
+        };
         match self {
-            Self::Refused(IssuerError::Own(error)) => refused(error),
-            Self::Refused(IssuerError::NotOurs) => true,
+            Self::Refused(IssuerError::Own(StoreError::Keyring { error, .. })) => refused(error),
+            Self::Refused(IssuerError::Secret(SecretError::Keyring { error, .. })) => refused(error),
+            Self::Refused(IssuerError::NotOurs | IssuerError::Secret(SecretError::NotLeading { .. })) => true,
             _ => false,
         }
     }
@@ -139,6 +180,7 @@ pub struct Driver {
     source: Source,
     issuing: watch::Sender<Arc<Issuing>>,
     asks: mpsc::Receiver<Ask>,
+    wake: Arc<Notify>,
     clock: Clock,
     interval: Duration,
     concern: Option<Concern>,
@@ -169,28 +211,52 @@ impl Driver {
     ///
     /// # Errors
     /// [`IssuerError`]: nothing can be signed, and the process should not start.
-    pub fn start(
-        mut source: Source,
+    pub async fn start(
+        source: Source,
         clock: Clock,
         interval: Duration,
     ) -> Result<(Self, Control, watch::Receiver<Arc<Issuing>>), IssuerError> {
-        let first = source.start(clock.now().into())?;
+        let now = clock.now().into();
+        let (source, outcome) = source.start(now).await?;
+        match outcome? {
+            Some(first) => Ok(Self::with(source, first, clock, interval)),
+            None => Err(IssuerError::Waiting),
+        }
+    }
+
+    /// Begins with what a source said at its start.
+    #[must_use]
+    pub fn with(
+        source: Source,
+        first: Issuing,
+        clock: Clock,
+        interval: Duration,
+    ) -> (Self, Control, watch::Receiver<Arc<Issuing>>) {
         record(&first);
         let (issuing, watching) = watch::channel(Arc::new(first));
         let (asks, asked) = mpsc::channel(MAX_ORDERS);
-        Ok((Self { source, issuing, asks: asked, clock, interval, concern: None }, Control { asks }, watching))
+        let wake = Arc::new(Notify::new());
+        (Self { source, issuing, asks: asked, wake, clock, interval, concern: None }, Control { asks }, watching)
+    }
+
+    /// Looks at once whenever this is notified, beside the regular times.
+    #[must_use]
+    pub fn woken_by(mut self, wake: Arc<Notify>) -> Self {
+        self.wake = wake;
+        self
     }
 
     /// Runs until every [`Control`] is gone.
     ///
     /// # Errors
     /// Where a step panicked.
-    pub async fn run(mut self) -> Result<(), tokio::task::JoinError> {
+    pub async fn run(mut self) -> Result<(), JoinError> {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let ask = tokio::select! {
                 _ = ticks.tick() => None,
+                () = self.wake.notified() => None,
                 ask = self.asks.recv() => match ask {
                     Some(ask) => Some(ask),
                     None => return Ok(()),
@@ -198,13 +264,7 @@ impl Driver {
             };
             let now = Time::from(self.clock.now());
             let order = ask.as_ref().map(|ask| ask.order);
-            let mut source = self.source;
-            // Files are written and flushed: not on a thread that serves.
-            let (source, outcome) = tokio::task::spawn_blocking(move || {
-                let outcome = source.tick(now, order);
-                (source, outcome)
-            })
-            .await?;
+            let (source, outcome) = self.source.tick(now, order).await?;
             self.source = source;
             self.conclude(outcome, ask);
             self.worry(now);

@@ -48,8 +48,8 @@ pub enum SuppliedError {
 pub struct Supplied {
     files: SuppliedFiles,
     domain: TrustDomain,
-    /// Where the roots are put for members.
-    publish: PathBuf,
+    /// Where the roots are put for members, if anywhere.
+    publish: Option<PathBuf>,
     /// Digest of what is in force.
     in_force: Vec<u8>,
     /// The last complaint: the same one is made once.
@@ -64,10 +64,11 @@ struct Contents {
 }
 
 impl Supplied {
-    /// Files of this trust domain; they are read by [`Supplied::load`]. The roots are put into `publish` for members.
+    /// Files of this trust domain; they are read by [`Supplied::load`]. The roots are put into `publish` for members,
+    /// unless these get them in another way.
     #[must_use]
-    pub fn new(files: SuppliedFiles, domain: TrustDomain, publish: PathBuf) -> Self {
-        Self { files, domain, publish, in_force: Vec::new(), complaint: String::new() }
+    pub fn new(files: SuppliedFiles, domain: TrustDomain, publish: impl Into<Option<PathBuf>>) -> Self {
+        Self { files, domain, publish: publish.into(), in_force: Vec::new(), complaint: String::new() }
     }
 
     /// What the files hold now.
@@ -79,7 +80,9 @@ impl Supplied {
         let issuing = self.build(&contents, now)?;
         self.in_force = contents.digest();
         self.complaint.clear();
-        if let Err(error) = files::write_public(&self.publish, issuing.trust_pem().as_bytes()) {
+        if let Some(publish) = &self.publish
+            && let Err(error) = files::write_public(publish, issuing.trust_pem().as_bytes())
+        {
             tracing::warn!(%error, "members that come for the first time may not find the roots");
         }
         Ok(issuing)

@@ -1,6 +1,7 @@
 //! Leaves: the certificates of workloads (SPIFFE X509-SVID sections 2 to 5).
 //!
-//! Exactly one URI SAN and nothing else that names: the subject is empty, so nothing of the request can leak into it
+//! Exactly one URI SAN, which is the identity; DNS SANs beside it where the spec says so, by which members know nobody
+//! (X509-SVID section 2); and nothing else that names: the subject is empty, so nothing of the request can leak into it
 //! (the SAN is critical then, RFC 5280 section 4.2.1.6). keyUsage digitalSignature, critical; extendedKeyUsage server
 //! and client; basicConstraints without CA; subject and authority key identifiers.
 
@@ -16,8 +17,10 @@ use crate::time::Time;
 /// What a leaf says.
 #[derive(Debug)]
 pub struct LeafSpec<'a> {
-    /// Its one name.
+    /// Its one identity.
     pub identity: &'a SpiffeId,
+    /// DNS names, for those who know it by name only.
+    pub dns_names: &'a [String],
     /// Its key.
     pub key: &'a PublicKey,
     /// Its serial number.
@@ -53,6 +56,10 @@ pub fn make_leaf(issuer: &SigningAuthority, spec: &LeafSpec<'_>) -> Result<Leaf,
     let mut params = params(spec.serial, spec.now, not_before, not_after);
     let uri = spec.identity.as_str().try_into().map_err(|error| PkiError::Crypto(format!("{error}")))?;
     params.subject_alt_names = vec![SanType::URI(uri)];
+    for name in spec.dns_names {
+        let name = name.as_str().try_into().map_err(|error| PkiError::Crypto(format!("{error}")))?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.is_ca = IsCa::ExplicitNoCa;

@@ -40,7 +40,7 @@ fn identity() -> SpiffeId {
 }
 
 fn leaf_at(issuer: &SigningAuthority, key: &PublicKey, ttl: Duration, now: Time) -> Result<Leaf, PkiError> {
-    make_leaf(issuer, &LeafSpec { identity: &identity(), key, serial: Serial::random()?, ttl, now })
+    make_leaf(issuer, &LeafSpec { identity: &identity(), dns_names: &[], key, serial: Serial::random()?, ttl, now })
 }
 
 fn own_key() -> PublicKey {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::IpAddr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -136,6 +137,12 @@ async fn every_refusal_has_its_code() {
         (AuthnError::Audience, Code::Unauthenticated),
         (AuthnError::Signature, Code::Unauthenticated),
         (AuthnError::Unavailable, Code::Unavailable),
+        (AuthnError::AddressUnknown, Code::Unavailable),
+        (AuthnError::Rejected, Code::Unauthenticated),
+        (AuthnError::Pod, Code::Unauthenticated),
+        (AuthnError::Unbound, Code::PermissionDenied),
+        (AuthnError::Address, Code::PermissionDenied),
+        (AuthnError::TooOften(HOUR), Code::ResourceExhausted),
     ] {
         assert_eq!(ask(&fixed(error), "x", csr()).await.unwrap_err().code(), code);
     }
@@ -145,7 +152,7 @@ async fn every_refusal_has_its_code() {
 struct Fixed(AuthnError);
 
 impl Authenticator for Fixed {
-    fn authenticate<'a>(&'a self, _token: &'a str, _now: Time) -> Authenticating<'a> {
+    fn authenticate<'a>(&'a self, _token: &'a str, _peer: Option<IpAddr>, _now: Time) -> Authenticating<'a> {
         Box::pin(std::future::ready(Err(self.0)))
     }
 }
@@ -220,7 +227,7 @@ impl Drop for Busy<'_> {
 }
 
 impl Authenticator for Slow {
-    fn authenticate<'a>(&'a self, token: &'a str, _now: Time) -> Authenticating<'a> {
+    fn authenticate<'a>(&'a self, token: &'a str, _peer: Option<IpAddr>, _now: Time) -> Authenticating<'a> {
         Box::pin(async move {
             let running = self.now.fetch_add(1, Ordering::SeqCst) + 1;
             let _busy = Busy(self);

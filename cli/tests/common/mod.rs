@@ -129,15 +129,15 @@ impl Up {
 
     /// Process of a workload's `sidecar` or `app`. `mesh.json` is written a moment after what it tells of has happened.
     pub async fn pid_of(&self, workload: &str, part: &str) -> u64 {
-        self.pid(|| self.workload(workload)[part]["pid"].as_u64()).await
+        self.found(|| self.workload(workload)[part]["pid"].as_u64()).await
     }
 
     /// Process of the `ca` or the `controller`.
     pub async fn pid_of_part(&self, part: &str) -> u64 {
-        self.pid(|| self.mesh()[part]["pid"].as_u64()).await
+        self.found(|| self.mesh()[part]["pid"].as_u64()).await
     }
 
-    async fn pid(&self, look: impl Fn() -> Option<u64>) -> u64 {
+    async fn found(&self, look: impl Fn() -> Option<u64>) -> u64 {
         let deadline = Instant::now() + SOON;
         loop {
             if let Some(pid) = look() {

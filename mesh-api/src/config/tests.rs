@@ -103,3 +103,21 @@ fn values_that_contradict_and_files_that_are_not_there() {
     let broken = Sources { file: Some(file.path()), ..Sources::default() };
     assert!(load::<Config>(&broken).unwrap_err().to_string().contains("mistake"));
 }
+
+#[test]
+fn what_kubernetes_tells_of_services_is_no_configuration() {
+    let names = [
+        "MESH_CA_PORT",
+        "MESH_CA_PORT_15410_TCP",
+        "MESH_CA_PORT_15410_TCP_ADDR",
+        "MESH_CA_SERVICE_HOST",
+        "MESH_CA_SERVICE_PORT",
+        "MESH_CA_SERVICE_PORT_GRPC",
+        "MESH_CAR_PORT",
+        "MESH_IDENTITY__CA",
+        "MESH_CA_PORTS",
+    ];
+    let left = super::without_service_links(names.map(|name| (name.to_owned(), "x".to_owned())).to_vec());
+    let left: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(left, ["MESH_CAR_PORT", "MESH_IDENTITY__CA", "MESH_CA_PORTS"]);
+}

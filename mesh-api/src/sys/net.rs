@@ -11,6 +11,8 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::address::{Host, HostPort};
+
 /// Where sockets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Net {
@@ -23,6 +25,8 @@ pub enum Net {
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// Addresses of one name that are looked at.
+const MAX_ADDRESSES: usize = 16;
 /// A peer that vanished is noticed after this time, idle or in the middle of sending.
 const DEAD_PEER: Duration = Duration::from_secs(30);
 
@@ -53,6 +57,30 @@ impl Net {
                 Ok(Listener::Sim(turmoil::net::TcpListener::bind(any).await?))
             }
         }
+    }
+
+    /// Every address that `target` stands for at this moment, in the order in which they should be tried; never none.
+    /// The caller sets the deadline.
+    ///
+    /// # Errors
+    /// As the system's resolver says.
+    pub async fn resolve(self, target: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        let name = match target.host() {
+            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, target.port())]),
+            Host::Name(name) => name.as_str(),
+        };
+        let mut found: Vec<SocketAddr> = match self {
+            Self::Host => tokio::net::lookup_host((name, target.port())).await?.collect(),
+            #[cfg(feature = "sim")]
+            Self::Sim => turmoil::net::lookup_host((name, target.port())).await?.collect(),
+        };
+        let mut seen = std::collections::HashSet::new();
+        found.retain(|address| seen.insert(*address));
+        found.truncate(MAX_ADDRESSES);
+        if found.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("`{name}` has no address")));
+        }
+        Ok(found)
     }
 
     /// Connects; Nagle off, dead peers noticed. The caller sets the deadline.

@@ -1,9 +1,13 @@
 //! `grpc::incoming` and `grpc::channel`: who calls is known, who cannot prove it never gets to call, and a peer that
 //! dawdles in its handshake holds up nobody.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mesh_api::{
+    address::HostPort,
     grpc,
     names::ALPN_GRPC,
     proto::{CertifyRequest, identity_client::IdentityClient},
@@ -49,10 +53,30 @@ impl Scene {
     }
 }
 
-async fn call(keeper: &Arc<Keeper>, address: SocketAddr, expected: &str) -> Result<(), Status> {
-    let channel = grpc::channel(&Sys::host(), keeper, address, expected.parse().unwrap());
+async fn call(keeper: &Arc<Keeper>, target: impl Into<HostPort>, expected: &str) -> Result<(), Status> {
+    let channel = grpc::channel(&Sys::host(), keeper, target, expected.parse().unwrap());
     let mut client = IdentityClient::new(channel);
     timeout(LIMIT, client.certify(CertifyRequest::default())).await.unwrap().map(|_| ())
+}
+
+/// `localhost` may stand for `::1` as well, where nobody listens: the other address is tried.
+#[tokio::test]
+async fn a_host_name_is_resolved_at_each_connection() {
+    let scene = Scene::new(ClientAuth::Required).await;
+    let named = |name: &str| -> HostPort { format!("{name}:{}", scene.serving.address.port()).parse().unwrap() };
+    let keeper = keeper(&scene.root, WEB);
+    call(&keeper, named("localhost"), &authority_id()).await.unwrap();
+    let begin = Instant::now();
+    let nobody = call(&keeper, named("no-such-host.invalid"), &authority_id()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unavailable, "{nobody}");
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    let mut all = String::new();
+    let mut error: Option<&dyn std::error::Error> = Some(&nobody);
+    while let Some(one) = error {
+        all.push_str(&one.to_string());
+        error = one.source();
+    }
+    assert!(all.contains("cannot resolve no-such-host.invalid:"), "{all}");
 }
 
 #[tokio::test]

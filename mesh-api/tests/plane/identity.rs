@@ -36,7 +36,13 @@ impl Home {
         let (token_file, roots_file) = (directory.path().join("token"), directory.path().join("roots.pem"));
         std::fs::write(&token_file, " let me in\n").unwrap();
         std::fs::write(&roots_file, root.pem()).unwrap();
-        let config = IdentityConfig { trust_domain: DOMAIN.into(), ca, token_file, roots_file, validity_seconds: 600 };
+        let config = IdentityConfig {
+            trust_domain: DOMAIN.into(),
+            ca: ca.into(),
+            token_file,
+            roots_file,
+            validity_seconds: 600,
+        };
         Self { directory, config }
     }
 
@@ -92,6 +98,7 @@ struct Scene {
     office: Office,
     keeper: Arc<Keeper>,
     serving: Option<Serving>,
+    address: SocketAddr,
     home: Home,
 }
 
@@ -102,7 +109,8 @@ impl Scene {
         let keeper = keeper(&root, &authority_id());
         let serving = Serving::start(&office, &keeper, ClientAuth::None, anywhere()).await;
         let home = Home::new(&root, serving.address);
-        Self { root, office, keeper, serving: Some(serving), home }
+        let address = serving.address;
+        Self { root, office, keeper, serving: Some(serving), address, home }
     }
 
     fn close(&mut self) {
@@ -110,7 +118,7 @@ impl Scene {
     }
 
     async fn open_again(&mut self) {
-        let address = self.home.config.ca;
+        let address = self.address;
         self.serving = Some(Serving::start(&self.office, &self.keeper, ClientAuth::None, address).await);
     }
 
@@ -234,6 +242,32 @@ async fn follows_the_trust_bundle_and_keeps_the_last_good_one() {
     scene.office.trust.send_replace(bundle(&[&scene.root, &next], "first"));
     scene.open_again().await;
     until("the bundle of after the outage", || member.roots() == both).await;
+}
+
+/// The authority begins anew while nobody who could say so is trusted: the file of roots says it.
+#[tokio::test]
+async fn an_authority_that_began_anew_is_found_by_the_file_of_roots() {
+    let mut scene = Scene::new().await;
+    let member = scene.home.member();
+    let first = member.certified().await;
+    scene.close();
+    let anew = Arc::new(Authority::root("anew"));
+    *scene.office.signer.lock().unwrap() = Arc::clone(&anew);
+    scene.office.trust.send_replace(bundle(&[&anew], "anew"));
+    scene.keeper = keeper(&anew, &authority_id());
+    scene.open_again().await;
+    // Nobody is trusted who is not in the file, and nothing in it that is no root.
+    let before = scene.office.asked();
+    for useless in ["", "garbage"] {
+        std::fs::write(&scene.home.config.roots_file, useless).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(member.roots(), [scene.root.der().to_vec()]);
+        assert_eq!(scene.office.asked(), before);
+    }
+    std::fs::write(&scene.home.config.roots_file, anew.pem()).unwrap();
+    until("the new root", || member.roots() == [anew.der().to_vec()]).await;
+    until("renewal", || member.serial().as_deref() != Some(first.serial())).await;
+    assert_eq!(member.identity().unwrap().issuer(), "CN=anew");
 }
 
 /// An answer that cannot be used replaces nothing, neither the certificate nor the roots.

@@ -264,10 +264,10 @@ impl Plane {
         std::fs::write(&token, account).unwrap();
         let mut config = Config { workload: workload.into(), namespace: "shop".into(), ..Config::default() };
         config.identity.trust_domain = DOMAIN.into();
-        config.identity.ca = self.ca;
+        config.identity.ca = self.ca.into();
         config.identity.token_file = token;
         config.identity.roots_file = roots;
-        config.discovery.address = self.controller;
+        config.discovery.address = self.controller.into();
         config.admin.listen = free_port();
         config.drain = Duration::from_secs(5);
         config
@@ -342,6 +342,7 @@ pub fn endpoint(address: SocketAddr, account: Option<&str>) -> Endpoint {
         address,
         identity: account.map(id),
         workload: WorkloadId { namespace: "shop".into(), name: "w".into() },
+        owner: "w".into(),
         zone: "".into(),
         weight: 1,
         ready: true,

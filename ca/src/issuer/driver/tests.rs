@@ -23,7 +23,7 @@ fn store(folder: &std::path::Path, clock: Clock) -> Source {
 async fn a_whole_rotation_of_the_root() {
     let top = tempfile::tempdir().unwrap();
     let clock = clock();
-    let (driver, control, mut watching) = Driver::start(store(top.path(), clock), clock, HOUR).unwrap();
+    let (driver, control, mut watching) = Driver::start(store(top.path(), clock), clock, HOUR).await.unwrap();
     let running = tokio::spawn(driver.run());
     let first = watching.borrow_and_update().mark().to_owned();
 
@@ -54,7 +54,7 @@ async fn a_whole_rotation_of_the_root() {
 async fn an_issuer_on_order() {
     let top = tempfile::tempdir().unwrap();
     let clock = clock();
-    let (driver, control, watching) = Driver::start(store(top.path(), clock), clock, HOUR).unwrap();
+    let (driver, control, watching) = Driver::start(store(top.path(), clock), clock, HOUR).await.unwrap();
     let running = tokio::spawn(driver.run());
     let before = watching.borrow().mark().to_owned();
     let report = control.order(Order::RotateIssuer).await.unwrap();
@@ -68,7 +68,7 @@ async fn an_issuer_on_order() {
 async fn what_fails_changes_nothing() {
     let top = tempfile::tempdir().unwrap();
     let clock = clock();
-    let (driver, control, watching) = Driver::start(store(top.path(), clock), clock, HOUR).unwrap();
+    let (driver, control, watching) = Driver::start(store(top.path(), clock), clock, HOUR).await.unwrap();
     let running = tokio::spawn(driver.run());
     let before = watching.borrow().mark().to_owned();
     std::fs::remove_file(top.path().join("root-1.key")).unwrap();
@@ -98,7 +98,7 @@ async fn i13_replaced_files_take_effect_and_bad_ones_do_not() {
     put("pem", 1, &files.chain_file);
     put("key", 1, &files.key_file);
     let supplied = Supplied::new(files.clone(), domain, mine.path().join("trust.pem"));
-    let (driver, control, mut watching) = Driver::start(Source::Supplied(supplied), clock, HOUR).unwrap();
+    let (driver, control, mut watching) = Driver::start(Source::Supplied(supplied), clock, HOUR).await.unwrap();
     let running = tokio::spawn(driver.run());
     let refused = control.order(Order::RotateIssuer).await.unwrap_err();
     assert!(refused.is_conflict() && refused.to_string().contains("supplied"), "{refused}");

@@ -3,13 +3,14 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    time::Duration,
 };
 
 use mesh_api::tls::{TrustBundle, Usage, verify_peer};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::*;
-use crate::pki::{LeafSpec, make_leaf};
+use crate::pki::{LeafSpec, PrivateKey, Serial, make_leaf};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -46,7 +47,8 @@ struct Held {
 fn issue(issuing: &Issuing, now: Time) -> Held {
     let identity = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
     let key = PrivateKey::generate().unwrap().public().unwrap();
-    let spec = LeafSpec { identity: &identity, key: &key, serial: Serial::random().unwrap(), ttl: DAY, now };
+    let spec =
+        LeafSpec { identity: &identity, dns_names: &[], key: &key, serial: Serial::random().unwrap(), ttl: DAY, now };
     let leaf = make_leaf(issuing.signer(), &spec).unwrap();
     Held { leaf: leaf.der, chain: issuing.chain().to_vec(), not_after: leaf.not_after }
 }
@@ -152,7 +154,8 @@ fn a_root_that_is_there_is_taken() {
         fs::copy(maker.path().join(name), top.path().join(name)).unwrap();
     };
     copy("root-1.pem");
-    assert!(matches!(open(top.path(), start()), Err(StoreError::NoKey(_))));
+    let Err(StoreError::Keyring { error, .. }) = open(top.path(), start()) else { panic!("it was taken") };
+    assert!(matches!(error, KeyringError::NoKey(_)));
     copy("root-1.key");
     let taken = open(top.path(), start()).unwrap().issuing(start()).unwrap();
     assert_eq!(taken.roots()[0].fingerprint(), made.roots()[0].fingerprint());
@@ -238,7 +241,7 @@ fn a_crash_at_any_write_loses_nothing() {
             // The process that dies.
             let mut store = open(top.path(), now).unwrap();
             let before = store.state().clone();
-            store.writes_left.set(Some(dies_after));
+            store.folder.writes_left.set(Some(dies_after));
             let outcome = store.advance(now, order);
             crashes += usize::from(outcome.is_err());
             drop(store);
