@@ -171,6 +171,21 @@ impl Image {
         Ok(digest)
     }
 
+    /// Writes the archive into a folder, unless it is there from an earlier time; gives its path. Its name changes with
+    /// everything but the content of files: a folder is to change its name with those.
+    ///
+    /// # Errors
+    /// As [`Image::write`].
+    pub fn write_once(&self, dir: &Path) -> Result<PathBuf> {
+        let stem = self.name.rsplit('/').next().unwrap_or_default().replace(':', "-");
+        let shape = sha256(format!("{self:?}").as_bytes());
+        let archive = dir.join(format!("{stem}-{}.image.tar", shape.get(..8).unwrap_or_default()));
+        if !archive.is_file() {
+            self.write(&archive)?;
+        }
+        Ok(archive)
+    }
+
     fn assemble(&self, out: &mut File, layer: &mut File) -> Result<String> {
         let (repository, tag) = self.name.rsplit_once(':').context("the name of an image needs a tag")?;
         ensure!(repository.contains('/'), "the name of an image needs a registry: {}", self.name);

@@ -76,16 +76,12 @@ pub fn prometheus_image() -> Result<PathBuf> {
 
 /// Writes the image of a program, with the libraries that it is linked with, beside the program.
 fn write(image: Image, path: &str, program: &Path) -> Result<PathBuf> {
-    let archive = program.with_extension("image.tar");
-    if !archive.is_file() {
-        let mut image = image.file(path, 0o755, program);
-        for library in libraries(program)? {
-            let name = library.to_string_lossy().into_owned();
-            image = image.file(&name, 0o755, library);
-        }
-        image.write(&archive)?;
+    let mut image = image.file(path, 0o755, program);
+    for library in libraries(program)? {
+        let name = library.to_string_lossy().into_owned();
+        image = image.file(&name, 0o755, library);
     }
-    Ok(archive)
+    image.write_once(program.parent().context("an odd path")?)
 }
 
 /// The libraries that a program is linked with, by the names that it asks for; none for a static one.

@@ -5,6 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use mesh_e2e::{
+    cluster::parts,
     provider::{Choice, Provider},
     scenarios,
     suite::{self, Options},
@@ -59,6 +60,8 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     ensure!(few.is_none(), "{} needs more nodes: --nodes", few.map_or("", |scenario| scenario.name));
 
     let provider = Arc::new(Provider::up(arguments.provider, &arguments.name, arguments.nodes).await?);
+    // A cluster that was kept may have older ones.
+    provider.load(&parts::programs_image()?)?;
     let options = Options { filters: arguments.filters.clone(), keep: arguments.keep };
     let summary = suite::play(&chosen, provider, &options).await;
     let gone = if arguments.keep { Ok(()) } else { Provider::down(arguments.provider, &arguments.name) };

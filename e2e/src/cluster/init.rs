@@ -154,6 +154,8 @@ mod tests {
                 name: "a".into(),
                 program: "/bin/a".into(),
                 args: vec!["--b=c".into()],
+                user: Some(7),
+                after: Some("/a".into()),
                 socket: Some("/s".into()),
             },
             Daemon { name: "b".into(), program: "/bin/b".into(), ..Daemon::default() },

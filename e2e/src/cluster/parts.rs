@@ -25,6 +25,11 @@ const KUBERNETES: [&str; 7] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"];
 const CONTAINERD: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 const CNI: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
+/// What can be called by its name in the programs' image, beside `/programs`.
+const SHELL: [&str; 24] = [
+    "sh", "cat", "date", "echo", "env", "false", "grep", "head", "hostname", "id", "ip", "kill", "ls", "mkdir", "nc",
+    "netstat", "printf", "ps", "rm", "sleep", "test", "touch", "true", "wc",
+];
 /// Programs of Debian, and the packages that they come in.
 const DEBIAN: [(&str, &str); 8] = [
     ("runc", "runc"),
@@ -149,9 +154,7 @@ fn images() -> Result<Vec<PathBuf>> {
 pub fn programs_image() -> Result<PathBuf> {
     let busybox = which("busybox").context("busybox is missing: install busybox-static")?;
     let mut shell = Image::new(PROGRAMS).file("/bin/busybox", 0o755, busybox).directory("/tmp", 0o1777, (0, 0));
-    for tool in
-        ["sh", "cat", "ls", "sleep", "echo", "env", "id", "nc", "ip", "ps", "grep", "head", "test", "touch", "true"]
-    {
+    for tool in SHELL {
         shell = shell.link(&format!("/bin/{tool}"), "busybox");
     }
     image(shell.entrypoint(["/programs"]), "/programs", &programs::binary()?)
@@ -159,11 +162,8 @@ pub fn programs_image() -> Result<PathBuf> {
 
 /// The archive of an image with one program of the cache, kept beside the program.
 fn image(image: Image, path: &str, program: &Path) -> Result<PathBuf> {
-    let archive = program.with_extension("image.tar");
-    if !archive.is_file() {
-        image.file(path, 0o755, program).write(&archive)?;
-    }
-    Ok(archive)
+    let dir = program.parent().context("an odd path")?;
+    image.file(path, 0o755, program).write_once(dir)
 }
 
 /// Where a program is that users can call by its name.

@@ -12,7 +12,7 @@ use crate::{
     process::Process,
     programs,
     provider::Choice,
-    suite::{EXEC, READY, Scenario, Scene},
+    suite::{EXEC, READY, Scenario, Scene, eventually},
 };
 
 /// The scenarios of this file.
@@ -122,17 +122,26 @@ async fn services(scene: Scene) -> Result<()> {
     let name = format!("echo.{}.svc.cluster.local", scene.namespace);
     for host in hosts.iter().map(String::as_str).chain(["echo", name.as_str()]) {
         let url = format!("http://{host}/");
-        // With three pods, one is left out by chance once in a million.
-        let said = scene.programs("client", &["get", "-n", "40", "-fresh", "-want", "200", "-url", &url]).await?;
-        let answered: BTreeSet<String> =
-            said.lines().filter_map(|line| line.strip_prefix("200 ")).map(str::to_owned).collect();
-        ensure!(answered == names(&pods), "{url} is answered by {answered:?} and not by {:?}", names(&pods));
+        // The nodes learn of a Service's pods a little after these are ready.
+        eventually(READY, async || {
+            // With three pods, one is left out by chance once in a million.
+            let said = scene.programs("client", &["get", "-n", "40", "-fresh", "-want", "200", "-url", &url]).await?;
+            let answered: BTreeSet<String> =
+                said.lines().filter_map(|line| line.strip_prefix("200 ")).map(str::to_owned).collect();
+            ensure!(answered == names(&pods), "{url} is answered by {answered:?} and not by {:?}", names(&pods));
+            Ok(())
+        })
+        .await?;
     }
 
-    let said = scene.programs("client", &["lookup", "-name", "echo-headless"]).await?;
-    let found: BTreeSet<String> = said.lines().map(str::to_owned).collect();
-    ensure!(found == addresses(&pods), "the headless name is {found:?} and not {:?}", addresses(&pods));
-    Ok(())
+    // What the name server has seen is some seconds old.
+    eventually(READY, async || {
+        let said = scene.programs("client", &["lookup", "-name", "echo-headless"]).await?;
+        let found: BTreeSet<String> = said.lines().map(str::to_owned).collect();
+        ensure!(found == addresses(&pods), "the headless name is {found:?} and not {:?}", addresses(&pods));
+        Ok(())
+    })
+    .await
 }
 
 fn bracketed(address: &str) -> String {
@@ -363,7 +372,7 @@ async fn outside(scene: Scene) -> Result<()> {
         for host in ["outside.example", "203.0.113.10", "[2001:db8::10]"] {
             let url = get(host);
             let args = ["get", "-url", &url, "-want", "200", "-deadline", "3s"];
-            let said = crate::suite::eventually(EXEC, async || scene.programs("client", &args).await).await?;
+            let said = eventually(EXEC, async || scene.programs("client", &args).await).await?;
             ensure!(said.trim() == "200 outside", "{url}: {said}");
         }
         for nowhere in ["nowhere.example", "198.51.100.1"] {
