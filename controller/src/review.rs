@@ -167,9 +167,11 @@ fn addresses(index: &Index, problems: &mut Vec<Problem>) {
         }
     }
     let mut owners: BTreeMap<SocketAddr, WorkloadId> = BTreeMap::new();
-    let mut workloads: Vec<_> = index.workloads().collect();
+    // Of Pods a cluster sees to it.
+    let external = index.workloads().filter(|(_, workload)| workload.kind == WorkloadKind::External);
+    let mut workloads: Vec<_> = external.collect();
     workloads.sort_by(|(one, _), (other, _)| one.cmp(other));
-    for (id, workload) in workloads.into_iter().filter(|(_, workload)| workload.kind == WorkloadKind::External) {
+    for (id, workload) in workloads {
         let ports = workload.ports.keys();
         let own = ports.flat_map(|port| workload.addresses.iter().map(|ip| SocketAddr::new(*ip, *port)));
         for address in own {

@@ -177,6 +177,7 @@ fn service() -> Service {
         metadata: metadata(),
         spec: ServiceSpec {
             kind: some(),
+            ip_families: texts(),
             cluster_ip: some(),
             cluster_ips: texts(),
             selector: map(),

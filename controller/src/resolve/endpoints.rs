@@ -48,12 +48,24 @@ pub(super) fn backend(index: &Index, id: &ServiceId, number: u16, port: &Service
             }
         }
     }
+    let prefers_v6 = index.service(id).is_some_and(|service| service.prefers_v6);
+    one_family(&mut found, prefers_v6);
     let best = found.values().map(|(state, _)| *state).max().filter(|state| *state > EndpointState::Out);
     let endpoints = found.into_iter().map(|(address, (state, endpoint))| {
         let ready = Some(state) == best;
         (address, Endpoint { ready, ..endpoint })
     });
     Backend { protocol: protocol(index, id, port), endpoints: endpoints.collect() }
+}
+
+/// What has addresses of both families is one place to send to, not two.
+fn one_family(found: &mut BTreeMap<SocketAddr, (EndpointState, Endpoint)>, prefers_v6: bool) {
+    let is_preferred = |address: &SocketAddr| address.is_ipv6() == prefers_v6;
+    let preferred = found.iter().filter(|(address, _)| is_preferred(address));
+    let there: BTreeSet<WorkloadId> = preferred.map(|(_, (_, endpoint))| endpoint.workload.clone()).collect();
+    if there.len() < found.len() {
+        found.retain(|address, (_, endpoint)| is_preferred(address) || !there.contains(&endpoint.workload));
+    }
 }
 
 fn slice_port<'a>(slice: &'a Slice, port: &ServicePort) -> Option<&'a SlicePort> {

@@ -102,6 +102,8 @@ pub struct Service {
     pub ports: BTreeMap<u16, ServicePort>,
     /// Who may discover it.
     pub export: Export,
+    /// Of two addresses of one workload the IPv6 one is used.
+    pub prefers_v6: bool,
 }
 
 impl Service {

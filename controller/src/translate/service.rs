@@ -19,13 +19,27 @@ pub(super) fn translate(object: &resources::Service, findings: &mut Findings) ->
     if object.spec.kind.as_deref() == Some("ExternalName") {
         // An alias in DNS: who calls it finds another name's addresses, and those are what is looked at then.
         let export = export(&object.metadata, findings);
-        return Service { addresses: BTreeSet::new(), selector: None, ports: BTreeMap::new(), export };
+        return Service {
+            addresses: BTreeSet::new(),
+            selector: None,
+            ports: BTreeMap::new(),
+            export,
+            prefers_v6: false,
+        };
     }
     Service {
         addresses: addresses(&object.spec, findings),
         selector: (!selector.is_empty()).then(|| selector.clone()),
         ports: ports(object, findings),
         export: export(&object.metadata, findings),
+        prefers_v6: prefers_v6(&object.spec),
+    }
+}
+
+fn prefers_v6(spec: &resources::ServiceSpec) -> bool {
+    match spec.ip_families.first() {
+        Some(family) => family == "IPv6",
+        None => spec.cluster_ips.iter().chain(&spec.cluster_ip).next().is_some_and(|ip| ip.contains(':')),
     }
 }
 

@@ -1,4 +1,7 @@
-//! An API server on loopback that lists, watches and breaks as real ones do, as far as a source can see it.
+//! An API server on loopback that lists, watches, takes statuses and breaks as real ones do, as far as the controller
+//! can see it.
+
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -34,6 +37,8 @@ pub enum Verb {
     Page,
     /// A watch.
     Watch,
+    /// A write of a status.
+    Patch,
 }
 
 #[derive(Default)]
@@ -158,6 +163,11 @@ impl ApiServer {
         self.world.lock().faults.entry((plural.to_owned(), verb)).or_default().push_back(fault);
     }
 
+    /// An object as it is.
+    pub fn get(&self, plural: &str, name: &str) -> Value {
+        self.world.lock().objects[&(plural.to_owned(), name.to_owned())].clone()
+    }
+
     /// How many requests there were.
     pub fn seen(&self, plural: &str, verb: Verb) -> usize {
         self.world.lock().seen.get(&(plural.to_owned(), verb)).copied().unwrap_or_default()
@@ -195,6 +205,20 @@ async fn serve(mut stream: TcpStream, world: Arc<Mutex<World>>, changed: watch::
         };
         let head = String::from_utf8(buffer.drain(..end + 4).collect()).ok()?;
         let target = head.split(' ').nth(1)?.to_owned();
+        if head.starts_with("PATCH ") {
+            let length =
+                head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let length: usize = length.unwrap_or_default();
+            while buffer.len() < length {
+                if stream.read_buf(&mut buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            let body: Vec<u8> = buffer.drain(..length).collect();
+            let (status, body) = patch(&world, &target, &body)?;
+            answer(&mut stream, status, &body).await?;
+            continue;
+        }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let pair = |pair: &str| pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
         let query: HashMap<String, String> = query.split('&').filter_map(pair).collect();
@@ -234,6 +258,40 @@ async fn serve(mut stream: TcpStream, world: Arc<Mutex<World>>, changed: watch::
             [] => return None,
         }
     }
+}
+
+/// A merge patch of a `status`. Who watches hears of it when it happens to look.
+fn patch(world: &Arc<Mutex<World>>, target: &str, body: &[u8]) -> Option<(u16, String)> {
+    let path = target.split('?').next()?.strip_suffix("/status")?;
+    let mut parts = path.rsplit('/');
+    let (name, plural) = (parts.next()?, parts.next()?);
+    let patch: Value = serde_json::from_slice(body).ok()?;
+    let mut world = world.lock();
+    *world.seen.entry((plural.to_owned(), Verb::Patch)).or_default() += 1;
+    if let Some(Fault::Answer(status, body)) =
+        world.faults.get_mut(&(plural.to_owned(), Verb::Patch)).and_then(VecDeque::pop_front)
+    {
+        return Some((status, body));
+    }
+    let status = |code: u16| {
+        json!({"kind": "Status", "status": "Failure", "message": "x", "reason": "x", "code": code}).to_string()
+    };
+    let key = (plural.to_owned(), name.to_owned());
+    let Some(mut object) = world.objects.get(&key).cloned() else { return Some((404, status(404))) };
+    if patch["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+        return Some((409, status(409)));
+    }
+    for (field, value) in patch["status"].as_object()? {
+        object["status"][field] = value.clone();
+    }
+    world.version += 1;
+    let version = world.version;
+    object["metadata"]["resourceVersion"] = version.to_string().into();
+    world.objects.insert(key, object.clone());
+    world.log.push((version, plural.to_owned(), "MODIFIED", object.clone()));
+    object["apiVersion"] = "x/v1".into();
+    object["kind"] = "X".into();
+    Some((200, object.to_string()))
 }
 
 /// Answers; true where the connection can go on.

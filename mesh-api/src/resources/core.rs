@@ -62,6 +62,9 @@ pub struct ServiceSpec {
     /// All its virtual addresses, of both families.
     #[serde(rename = "clusterIPs", skip_serializing_if = "Vec::is_empty")]
     pub cluster_ips: Vec<String>,
+    /// Families of its addresses, `IPv4` and `IPv6`; the first one is used where both lead to a workload.
+    #[serde(rename = "ipFamilies", skip_serializing_if = "Vec::is_empty")]
+    pub ip_families: Vec<String>,
     /// Labels that its workloads have, all of them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,

@@ -67,6 +67,21 @@ fn a_pod_by_its_own_addresses() {
 }
 
 #[test]
+fn a_pod_with_addresses_of_both_families_is_one_endpoint() {
+    let six = "kind: EndpointSlice\nmetadata: {name: web-x6, namespace: shop, labels: {kubernetes.io/service-name: web}}\n\
+               addressType: IPv6\nports: [{name: http, port: 8080}]\nendpoints:\n\
+               - {addresses: ['fd00::1'], targetRef: {kind: Pod, name: web-7d4b9c-aaaaa}}";
+    assert_eq!(all(&with(six), "web.shop:80"), WEB);
+    let service = "kind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIPs: ['fd00:96::1', 10.96.0.1], \
+                   selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}";
+    let found = all(&with(&format!("{six}\n---\n{service}")), "web.shop:80");
+    assert_eq!(found, [WEB[1], WEB[2], "[fd00::1]:8080 web web a"], "those that have no other stay");
+    let headless =
+        service.replace("clusterIPs: ['fd00:96::1', 10.96.0.1]", "clusterIP: None, ipFamilies: [IPv6, IPv4]");
+    assert_eq!(all(&with(&format!("{six}\n---\n{headless}")), "web.shop:80"), found);
+}
+
+#[test]
 fn readiness_of_endpoints() {
     let pod = |name: &str| format!("targetRef: {{kind: Pod, name: web-7d4b9c-{name}}}");
     let (a, b) = (pod("aaaaa"), pod("bbbbb"));
