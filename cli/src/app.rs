@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    commands::{completion, demo, demo_app, exec, part, run, status, up, version},
+    commands::{
+        check, check_inject, completion, dashboard, demo, demo_app, exec, inject, install, part, prune, run, status,
+        uninject, uninstall, up, upgrade, version,
+    },
     io::{self, Out},
 };
 
-/// A service mesh on one machine: start it, join it, look into it, prove it.
+/// A service mesh, on one machine or in a cluster: start it, install it, look into it, prove it.
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version, propagate_version = false, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "Examples:\n  meshctl demo            a mesh with eight services, to look at\n  \
@@ -22,6 +25,20 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Install the mesh into a cluster.
+    Install(Box<install::Args>),
+    /// Bring an installed mesh to this version, or to other values, or back.
+    Upgrade(Box<upgrade::Args>),
+    /// Remove what earlier releases left behind in a cluster.
+    Prune(prune::Args),
+    /// Take the mesh out of a cluster.
+    Uninstall(uninstall::Args),
+    /// Put sidecars into manifests.
+    Inject(inject::Args),
+    /// Take sidecars out of manifests.
+    Uninject(uninject::Args),
+    /// Explain whether a pod gets a sidecar.
+    CheckInject(Box<check_inject::Args>),
     /// Run a small shop in a mesh, to look at or to prove it.
     Demo(demo::Args),
     /// Run the mesh that a folder of manifests describes.
@@ -30,6 +47,10 @@ enum Command {
     Run(run::Args),
     /// Show who runs what, and who calls whom.
     Status(status::Args),
+    /// Find out what is wrong with a mesh on a cluster, or with a cluster before an installation.
+    Check(check::Args),
+    /// Open Jaeger, Prometheus or the controller's page.
+    Dashboard(dashboard::Args),
     /// Print the version.
     Version(version::Args),
     /// Print a completion script for a shell.
@@ -75,11 +96,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
     match command {
         Command::Version(args) => version::run(&args, &mut out)?,
+        Command::Install(args) => return block_on(install::run(*args, out)),
+        Command::Upgrade(args) => return block_on(upgrade::run(*args, out)),
+        Command::Prune(args) => return block_on(prune::run(args, out)),
+        Command::Uninstall(args) => return block_on(uninstall::run(args, out)),
+        Command::Inject(args) => return inject::run(&args, &mut out),
+        Command::Uninject(args) => return uninject::run(&args, &mut out),
+        Command::CheckInject(args) => return block_on(check_inject::run(*args, out)),
         Command::Demo(args) => return block_on(demo::run(args, out)),
         Command::DemoApp(args) => return block_on(demo_app::run(args)),
         Command::Up(args) => return block_on(up::run(args, out)),
         Command::Run(args) => return block_on(run::run(args)),
         Command::Status(args) => return block_on(status::run(args, out)),
+        Command::Check(args) => return block_on(check::run(args, out)),
+        Command::Dashboard(args) => return block_on(dashboard::run(args, out)),
         Command::Proxy(args) => return part::proxy(args),
         Command::Controller(args) => return part::controller(args),
         Command::Ca(args) => return part::ca(args),

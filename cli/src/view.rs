@@ -1,5 +1,7 @@
-//! What `status` and `demo` show, computed from what the mesh's processes told. Floor 2: imports `query`, `local`, `io`.
+//! What `status` and `demo` show, computed from what the mesh's processes told. Floor 2: imports `query`, `local`, `check`,
+//! `io`.
 
+pub mod cluster;
 pub mod edges;
 pub mod members;
 pub mod scrape;

@@ -1,5 +1,7 @@
 //! Puts the controller together and runs it. Floor 6: imports everything.
 
+mod webhooks;
+
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_api::{
@@ -13,13 +15,19 @@ use mesh_api::{
     tls::{self, ClientAuth},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use self::webhooks::{Ground, Webhooks};
 use crate::{
-    config::Config,
+    cluster::{self, Clients},
+    conditions::Board,
+    config::{Config, LeaderConfig, SourceConfig, SourceKind},
+    leader,
     pages::Pages,
+    reporter::Reporter,
     serve::{DiscoveryService, Hub, Limits, identify_by_tls},
-    source::files,
+    source::{Event, files, kubernetes},
     telemetry::Telemetry,
 };
 
@@ -51,6 +59,9 @@ pub enum AppError {
     /// TLS cannot be configured.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// There is no way to an API server.
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -72,8 +83,11 @@ pub struct App {
     hub: Arc<Hub>,
     telemetry: Arc<Telemetry>,
     member: Member,
+    clients: Option<Clients>,
+    leader: watch::Sender<bool>,
     grpc: (Listener, SocketAddr),
     admin: (Listener, SocketAddr),
+    webhooks: Option<Webhooks>,
 }
 
 impl std::fmt::Debug for App {
@@ -97,9 +111,15 @@ impl App {
         };
         let hub = Hub::new(config.settings()?, limits, sys.clock, telemetry.clone());
         let member = Member::new(sys.clone(), config.identity.clone())?;
+        let clients = match config.source.kind {
+            SourceKind::Files => None,
+            SourceKind::Kubernetes => Some(cluster::connect(&config.source).await?),
+        };
         let grpc = listen(&sys, config.listen).await?;
         let admin = listen(&sys, config.admin.listen).await?;
-        Ok(Self { config, sys, log, hub, telemetry, member, grpc, admin })
+        let webhooks = Webhooks::start(&config, &sys).await?;
+        let leader = watch::Sender::new(false);
+        Ok(Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin, webhooks })
     }
 
     /// Where proxies ask.
@@ -114,10 +134,22 @@ impl App {
         self.admin.1
     }
 
+    /// Where API servers ask, where they do.
+    #[must_use]
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhooks.as_ref().map(Webhooks::address)
+    }
+
     /// What is known, to look into.
     #[must_use]
     pub fn hub(&self) -> Arc<Hub> {
         Arc::clone(&self.hub)
+    }
+
+    /// Whether this replica is the leader; never without a cluster.
+    #[must_use]
+    pub fn leader(&self) -> watch::Receiver<bool> {
+        self.leader.subscribe()
     }
 
     /// Serves until `shutdown`, then tells the streams to go elsewhere.
@@ -125,11 +157,11 @@ impl App {
     /// # Errors
     /// [`AppError::Task`]: something that must run for ever does not; the process should end.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AppError> {
-        let Self { config, sys, log, hub, telemetry, member, grpc, admin } = self;
+        let Self { config, sys, log, hub, telemetry, member, clients, leader, grpc, admin, webhooks } = self;
         tracing::info!(
             address = %grpc.1,
             admin = %admin.1,
-            folders = ?config.source.folders,
+            source = ?config.source.kind,
             trust_domain = config.identity.trust_domain,
             "the controller starts"
         );
@@ -137,37 +169,126 @@ impl App {
         let tls = tls::server_config(&keeper, sys.clock, ClientAuth::Required, &[names::ALPN_GRPC])?;
         let certified = member.ready();
         let (events, to_index) = mpsc::channel(EVENTS);
-        let options = files::Options {
-            debounce: config.source.debounce,
-            rescan: config.source.rescan,
-            ..files::Options::new(config.source.folders)
-        };
+        let stopping = CancellationToken::new();
+        let _at_the_end = stopping.clone().drop_guard();
 
         let mut tasks = Supervisor::new();
+        let mut hooks = webhooks::Serving::default();
+        if let (Some(webhooks), Some(clients)) = (webhooks, &clients) {
+            let (clock, keeper, certified) = (sys.clock, keeper.clone(), certified.clone());
+            let (clients, leader, telemetry) = (clients.clone(), leader.subscribe(), telemetry.clone());
+            let ground = Ground { clock, clients, keeper, certified, leader, telemetry };
+            hooks = webhooks.run(&config, ground, &mut tasks)?;
+        }
         let driver = hub.clone();
         tasks.spawn("index", async move { driver.drive(to_index).await });
-        tasks.spawn_fallible("source", files::watch(options, events));
+        let mut election = None;
+        match clients {
+            None => {
+                let options = files::Options {
+                    debounce: config.source.debounce,
+                    rescan: config.source.rescan,
+                    ..files::Options::new(config.source.folders)
+                };
+                tasks.spawn_fallible("source", files::watch(options, events));
+            }
+            Some(clients) => {
+                let cluster = Cluster { hub: &hub, clients, sys: &sys, telemetry: &telemetry };
+                cluster.read(&config.source, &leader, events, &mut tasks);
+                election = Some(cluster.elect(&config.leader, leader, stopping.clone()));
+            }
+        }
         tasks.spawn("identity", member.run());
         let pages = Pages::new(hub.clone(), certified.clone());
         let metrics = Some(telemetry.handle());
         tasks.spawn("admin", admin::serve(admin.0, Admin { mount: Arc::new(pages), log, metrics }));
         tasks.spawn("metrics", upkeep(hub.clone(), telemetry));
 
+        let elected = async {
+            match &mut election {
+                Some(election) => election.first_end().await,
+                None => std::future::pending().await,
+            }
+        };
         let (stop, stopped) = oneshot::channel();
         let mut server = Supervisor::new();
         server.spawn_fallible("grpc", serve(hub.clone(), grpc.0, tls, certified, stopped));
         tokio::select! {
             ended = tasks.first_end() => return Err(ended.into()),
             ended = server.first_end() => return Err(ended.into()),
+            ended = hooks.first_end() => return Err(ended.into()),
+            ended = elected => return Err(ended.into()),
             () = shutdown => {}
         }
         tracing::info!("stopping; proxies keep what they have and look for another controller");
         let _ = stop.send(());
         hub.close();
-        if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
-            tracing::debug!(waited = ?DRAIN, "connections are cut off");
-        }
+        stopping.cancel();
+        let handed_over = async {
+            if let Some(election) = &mut election {
+                // The lease is given back, so that another replica need not wait until it runs out.
+                let _ = tokio::time::timeout(DRAIN, election.first_end()).await;
+            }
+            if tokio::time::timeout(DRAIN, server.first_end()).await.is_err() {
+                tracing::debug!(waited = ?DRAIN, "connections are cut off");
+            }
+        };
+        tokio::join!(hooks.stop(), handed_over);
         Ok(())
+    }
+}
+
+/// What only a controller in a cluster does.
+struct Cluster<'a> {
+    hub: &'a Arc<Hub>,
+    clients: Clients,
+    sys: &'a Sys,
+    telemetry: &'a Arc<Telemetry>,
+}
+
+impl Cluster<'_> {
+    /// Reads the API server, and reports to it what is wrong.
+    fn read(
+        &self,
+        config: &SourceConfig,
+        leader: &watch::Sender<bool>,
+        events: mpsc::Sender<Event>,
+        tasks: &mut Supervisor,
+    ) {
+        let board = Arc::new(Board::default());
+        let options = kubernetes::Options {
+            client: self.clients.watch.clone(),
+            discovery: config.discovery,
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+            board: board.clone(),
+        };
+        tasks.spawn_fallible("source", kubernetes::watch(options, events));
+        let reporter = Reporter {
+            hub: self.hub.clone(),
+            board,
+            client: self.clients.call.clone(),
+            leader: leader.subscribe(),
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        tasks.spawn("reporter", reporter.run());
+    }
+
+    /// Takes part in the election until `stop`.
+    fn elect(&self, config: &LeaderConfig, leader: watch::Sender<bool>, stop: CancellationToken) -> Supervisor {
+        let options = leader::Options {
+            client: self.clients.call.clone(),
+            lease: config.lease.clone(),
+            namespace: config.namespace.clone(),
+            identity: config.replica(),
+            duration: config.duration,
+            sys: self.sys.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let mut election = Supervisor::new();
+        election.spawn("leader", leader::campaign(options, leader, stop));
+        election
     }
 }
 

@@ -1,4 +1,4 @@
-//! Configuration. Floor 1: imports `index` for what it configures. How it is loaded is `mesh_api::config`'s.
+//! Configuration. Floor 1: imports `index` and `inject` for what it configures. How it is loaded is `mesh_api::config`'s.
 
 mod keys;
 
@@ -8,14 +8,14 @@ use mesh_api::{
     config::{Validate, duration},
     identity::IdentityConfig,
     log::LogConfig,
-    model::policy::Transport,
+    model::{is_dns_label, policy::Transport},
     names,
     spiffe::{SpiffeError, TrustDomain},
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::keys::KEYS;
-use crate::index::Settings;
+use crate::{index::Settings, inject::InjectConfig};
 
 /// Port of the admin server where none is configured.
 pub const DEFAULT_ADMIN_PORT: u16 = names::PORT_DISCOVERY + 1;
@@ -28,6 +28,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where objects come from.
     pub source: SourceConfig,
+    /// Which of several replicas writes.
+    pub leader: LeaderConfig,
     /// What holds where no policy speaks.
     pub defaults: Defaults,
     /// Who the controller is; its trust domain is the mesh's.
@@ -36,6 +38,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// How much is served.
     pub limits: LimitsConfig,
+    /// What sidecars are made from.
+    pub inject: InjectConfig,
+    /// Where API servers ask.
+    pub webhook: WebhookConfig,
     /// Logging.
     pub log: LogConfig,
 }
@@ -45,10 +51,13 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], names::PORT_DISCOVERY)),
             source: SourceConfig::default(),
+            leader: LeaderConfig::default(),
             defaults: Defaults::default(),
             identity: IdentityConfig::default(),
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
+            inject: InjectConfig::default(),
+            webhook: WebhookConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -58,6 +67,8 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceConfig {
+    /// What they come from.
+    pub kind: SourceKind,
     /// Folders of manifests (or single files), read with all folders below them.
     pub folders: Vec<PathBuf>,
     /// How long to wait for more after a file changed.
@@ -66,14 +77,58 @@ pub struct SourceConfig {
     /// How often to look although no change was heard of.
     #[serde(with = "duration")]
     pub rescan: Duration,
+    /// How the API server is reached; empty: as a pod, or by the kubeconfig of whoever runs it.
+    pub kubeconfig: PathBuf,
+    /// How often to ask the API server which kinds it has.
+    #[serde(with = "duration")]
+    pub discovery: Duration,
+}
+
+/// What objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// Folders of manifests.
+    Files,
+    /// An API server.
+    Kubernetes,
 }
 
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
+            kind: SourceKind::Files,
+            kubeconfig: PathBuf::new(),
+            discovery: Duration::from_secs(10),
             folders: vec!["/etc/mesh/manifests".into()],
             debounce: Duration::from_millis(50),
             rescan: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Which of several replicas writes statuses and the like; only with the source `kubernetes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeaderConfig {
+    /// Name of the Lease.
+    pub lease: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Name of this replica; empty: the machine's.
+    pub identity: String,
+    /// How long a lease holds that is not renewed.
+    #[serde(with = "duration")]
+    pub duration: Duration,
+}
+
+impl Default for LeaderConfig {
+    fn default() -> Self {
+        Self {
+            lease: names::CONTROLLER_LEASE.into(),
+            namespace: names::SYSTEM_NAMESPACE.into(),
+            identity: String::new(),
+            duration: Duration::from_secs(15),
         }
     }
 }
@@ -137,6 +192,34 @@ impl Default for LimitsConfig {
     }
 }
 
+/// The webhooks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Where they listen; `None`: there are none, as outside of a cluster.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Longest name of a replica, in bytes: it is part of a name that an API server takes only so long.
+const MAX_REPLICA: usize = 100;
+
+impl LeaderConfig {
+    /// Name of this replica: the configured one, else the machine's with this process's number. Of a name that is too
+    /// long the end holds, which is what tells the pods of a Deployment apart.
+    #[must_use]
+    pub fn replica(&self) -> String {
+        let name = match self.identity.as_str() {
+            "" => {
+                let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+                format!("{}-{}", machine.trim(), std::process::id())
+            }
+            given => given.to_owned(),
+        };
+        let start = name.ceil_char_boundary(name.len().saturating_sub(MAX_REPLICA));
+        name.get(start..).unwrap_or_default().to_owned()
+    }
+}
+
 impl Config {
     /// What holds for the whole mesh.
     ///
@@ -161,7 +244,7 @@ impl Validate for Config {
         if let Err(error) = self.identity.trust_domain.parse::<TrustDomain>() {
             wrong("identity.trust_domain", error.to_string());
         }
-        if self.source.folders.is_empty() {
+        if self.source.kind == SourceKind::Files && self.source.folders.is_empty() {
             wrong("source.folders", "at least one folder is needed".into());
         }
         if self.source.debounce > Duration::from_secs(10) {
@@ -170,12 +253,28 @@ impl Validate for Config {
         if self.source.rescan < Duration::from_millis(100) {
             wrong("source.rescan", "at least 100ms".into());
         }
+        if self.source.discovery < Duration::from_secs(1) {
+            wrong("source.discovery", "at least 1s".into());
+        }
+        if self.leader.duration < Duration::from_secs(10) || self.leader.duration > Duration::from_secs(600) {
+            wrong("leader.duration", "from 10s to 10m".into());
+        }
+        for (key, name) in [("leader.lease", &self.leader.lease), ("leader.namespace", &self.leader.namespace)] {
+            if !is_dns_label(name) {
+                wrong(key, format!("`{name}` is not a name: a-z, 0-9 and `-`"));
+            }
+        }
         if self.limits.streams == 0 || self.limits.subscriptions == 0 {
             wrong("limits", "streams and subscriptions must be at least 1".into());
         }
         if self.limits.slow_reader < Duration::from_secs(1) {
             wrong("limits.slow_reader", "at least 1s: a busy proxy would be let go".into());
         }
+        if self.webhook.listen.is_some() && self.source.kind != SourceKind::Kubernetes {
+            wrong("webhook.listen", "webhooks need a cluster: source.kind is `files`".into());
+        }
+        let inject = self.inject.mistakes().into_iter();
+        mistakes.extend(inject.map(|(key, reason)| (format!("inject.{key}"), reason)));
         mistakes
     }
 }

@@ -25,7 +25,8 @@ use self::namespaced::{Many, Namespaced};
 use crate::{
     problem::Problem,
     translate::{
-        Authorization, Part, Route, Service, ServiceId, Translated, TransportRule, Verdict, Workload, translate,
+        Authorization, Node, Part, Route, Service, ServiceId, Slice, Translated, TransportRule, Verdict, Workload,
+        WorkloadKind, translate,
     },
 };
 
@@ -43,6 +44,8 @@ pub struct Settings {
 /// What is known of one object.
 #[derive(Clone, Debug, Default)]
 struct Standing {
+    /// Counts changes of the spec, where somebody counts.
+    generation: Option<i64>,
     /// A good state of it is in force.
     good: bool,
     problems: Vec<Problem>,
@@ -50,14 +53,21 @@ struct Standing {
 
 /// Names an HTTPRoute.
 type RouteId = (Name, Name);
+/// Names an EndpointSlice.
+type SliceId = (Name, Name);
 
 /// All objects.
 #[derive(Debug)]
 pub struct Index {
     settings: Settings,
+    edition: u64,
     standings: BTreeMap<ObjectRef, Standing>,
     services: Namespaced<Service>,
     workloads: Namespaced<Workload>,
+    /// ExternalWorkloads whose name a Pod has: a Pod cannot be told to go by another.
+    shadowed: Namespaced<Workload>,
+    slices: Namespaced<Slice>,
+    nodes: BTreeMap<Name, Node>,
     routes: Namespaced<Route>,
     authorizations: Namespaced<Authorization>,
     transports: Namespaced<TransportRule>,
@@ -66,6 +76,9 @@ pub struct Index {
     selected_by: Many<WorkloadId, Name>,
     services_at: Many<IpAddr, ServiceId>,
     workloads_at: Many<IpAddr, WorkloadId>,
+    workloads_on: Many<Name, WorkloadId>,
+    slices_of: Many<ServiceId, Name>,
+    slices_at: Many<IpAddr, SliceId>,
     routes_on: Many<ServiceId, RouteId>,
     routes_to: Many<ServiceId, RouteId>,
 }
@@ -76,9 +89,13 @@ impl Index {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
+            edition: 0,
             standings: BTreeMap::new(),
             services: Namespaced::default(),
             workloads: Namespaced::default(),
+            shadowed: Namespaced::default(),
+            slices: Namespaced::default(),
+            nodes: BTreeMap::new(),
             routes: Namespaced::default(),
             authorizations: Namespaced::default(),
             transports: Namespaced::default(),
@@ -86,6 +103,9 @@ impl Index {
             selected_by: Many::default(),
             services_at: Many::default(),
             workloads_at: Many::default(),
+            workloads_on: Many::default(),
+            slices_of: Many::default(),
+            slices_at: Many::default(),
             routes_on: Many::default(),
             routes_to: Many::default(),
         }
@@ -95,12 +115,21 @@ impl Index {
     pub fn apply(&mut self, resource: &Resource) -> Dirty {
         let object = resource.object_ref();
         let Translated { verdict, problems } = translate(resource, &self.settings.trust_domain);
+        let is_new = !self.standings.contains_key(&object);
         let standing = self.standings.entry(object.clone()).or_default();
-        standing.problems = problems;
+        let generation = resource.metadata().generation;
+        if is_new || standing.problems != problems || standing.generation != generation {
+            (standing.problems, standing.generation) = (problems, generation);
+            self.edition += 1;
+        }
         let part = match verdict {
             Verdict::Accepted(part) => {
                 standing.good = true;
                 Some(part)
+            }
+            Verdict::Gone => {
+                standing.good = true;
+                None
             }
             // What was good stays in force; what never was is stood in for.
             Verdict::Refused { .. } if standing.good => return Dirty::default(),
@@ -114,6 +143,7 @@ impl Index {
         if self.standings.remove(object).is_none() {
             return Dirty::default();
         }
+        self.edition += 1;
         self.put(object, None)
     }
 
@@ -125,9 +155,18 @@ impl Index {
                 let part = part.and_then(|part| if let Part::Service(part) = part { Some(part) } else { None });
                 self.put_service(&ServiceId { namespace: namespace.clone(), name: name.clone() }, part, &mut dirty);
             }
-            ("ExternalWorkload", part) => {
+            ("ExternalWorkload" | "Pod", part) => {
                 let part = part.and_then(|part| if let Part::Workload(part) = part { Some(part) } else { None });
-                self.put_workload(&WorkloadId { namespace: namespace.clone(), name: name.clone() }, part, &mut dirty);
+                let id = WorkloadId { namespace: namespace.clone(), name: name.clone() };
+                self.put_named(&id, &*object.kind == "Pod", part, &mut dirty);
+            }
+            ("EndpointSlice", part) => {
+                let part = part.and_then(|part| if let Part::Slice(part) = part { Some(part) } else { None });
+                self.put_slice(&(namespace.clone(), name.clone()), part, &mut dirty);
+            }
+            ("Node", part) => {
+                let part = part.and_then(|part| if let Part::Node(part) = part { Some(part) } else { None });
+                self.put_node(name, part, &mut dirty);
             }
             ("HTTPRoute", part) => {
                 let part = part.and_then(|part| if let Part::Route(part) = part { Some(part) } else { None });
@@ -184,6 +223,65 @@ impl Index {
         self.mark_service_and_members(id, dirty);
     }
 
+    /// Pods and ExternalWorkloads share their names: of two the Pod holds.
+    fn put_named(&mut self, id: &WorkloadId, is_pod: bool, new: Option<Workload>, dirty: &mut Dirty) {
+        let held = self.workload(id).is_some_and(|workload| workload.kind != WorkloadKind::External);
+        match (is_pod, held, new) {
+            (false, true, new) => {
+                self.shadowed.set(&id.namespace, &id.name, new);
+            }
+            (true, true, None) => {
+                let shadowed = self.shadowed.set(&id.namespace, &id.name, None);
+                self.put_workload(id, shadowed, dirty);
+            }
+            // A Pod that means nothing takes no name.
+            (true, false, None) => {}
+            (true, false, Some(new)) => {
+                let shadowed = self.workload(id).cloned();
+                self.shadowed.set(&id.namespace, &id.name, shadowed);
+                self.put_workload(id, Some(new), dirty);
+            }
+            (_, _, new) => self.put_workload(id, new, dirty),
+        }
+    }
+
+    fn put_slice(&mut self, id: &SliceId, new: Option<Slice>, dirty: &mut Dirty) {
+        let (namespace, name) = id;
+        if self.slices.get(namespace, name) == new.as_ref() {
+            return;
+        }
+        if let Some(new) = &new {
+            self.mark_endpoints(&new.service, dirty);
+        }
+        let old = self.slices.set(namespace, name, new);
+        if let Some(old) = old {
+            self.mark_endpoints(&old.service, dirty);
+            self.slices_of.remove(&old.service, name);
+            for ip in old.endpoints.keys() {
+                self.slices_at.remove(ip, id);
+            }
+        }
+        if let Some(new) = self.slices.get(namespace, name) {
+            self.slices_of.add(&new.service, name.clone());
+            for ip in new.endpoints.keys() {
+                self.slices_at.add(ip, id.clone());
+            }
+        }
+    }
+
+    fn put_node(&mut self, name: &Name, new: Option<Node>, dirty: &mut Dirty) {
+        if self.nodes.get(name) == new.as_ref() {
+            return;
+        }
+        match new {
+            Some(new) => self.nodes.insert(name.clone(), new),
+            None => self.nodes.remove(name),
+        };
+        for id in self.workloads_on.of(name) {
+            self.mark_workload_and_services(id, dirty);
+        }
+    }
+
     fn put_workload(&mut self, id: &WorkloadId, new: Option<Workload>, dirty: &mut Dirty) {
         if self.workloads.get(&id.namespace, &id.name) == new.as_ref() {
             return;
@@ -196,12 +294,15 @@ impl Index {
                 inside.filter(|(_, service)| service.selects(&workload.labels)).map(|(name, _)| name.clone()).collect()
             }
         };
-        let address = new.as_ref().map(|workload| workload.address);
         if let Some(old) = self.workloads.set(&id.namespace, &id.name, new) {
-            self.workloads_at.remove(&old.address, id);
+            old.addresses.iter().for_each(|ip| self.workloads_at.remove(ip, id));
+            self.workloads_on.remove(&old.node, id);
         }
-        if let Some(ip) = address {
-            self.workloads_at.add(&ip, id.clone());
+        if let Some(new) = self.workloads.get(&id.namespace, &id.name) {
+            new.addresses.iter().for_each(|ip| self.workloads_at.add(ip, id.clone()));
+            if !new.node.is_empty() {
+                self.workloads_on.add(&new.node, id.clone());
+            }
         }
         let before: Vec<Name> = self.selected_by.of(id).cloned().collect();
         for name in before.iter().filter(|name| !services.contains(*name)) {

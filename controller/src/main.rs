@@ -42,6 +42,8 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Sources::process_environment();
     let config: Config = load(&Sources { file: arguments.config.as_deref(), environment, flags: arguments.set })?;
     let log = log::init(&config.log)?;
+    // Where somebody else was first, it is the same one: there is no other in the program.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     Ok(runtime.block_on(app::run(config, Sys::host(), log, supervise::terminated()))?)
 }

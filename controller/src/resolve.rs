@@ -2,6 +2,7 @@
 //! Floor 2: imports `index`, `translate`.
 
 mod destination;
+mod endpoints;
 mod inbound;
 mod precedence;
 

@@ -1,10 +1,10 @@
 //! What only shows when all objects are seen together: references that lead nowhere, objects in conflict. Pure; asked
 //! for when somebody looks, never on the way of a change. Floor 2: imports `index`, `resolve`, `problem`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use mesh_api::model::{
-    ObjectRef, Protocol,
+    ObjectRef, Protocol, WorkloadId,
     policy::{Action, AuthorizationRule},
 };
 
@@ -12,7 +12,7 @@ use crate::{
     index::Index,
     problem::{Findings, Problem, Reason},
     resolve,
-    translate::{Authorization, Route, ServiceId, TransportRule},
+    translate::{Authorization, Route, ServiceId, TransportRule, WorkloadKind},
 };
 
 /// Everything that is wrong: what translation found, and what the objects are to each other. Sorted.
@@ -77,7 +77,7 @@ fn policies(index: &Index, problems: &mut Vec<Problem>) {
             }
         }
         for name in &targets.workloads {
-            let id = mesh_api::model::WorkloadId { namespace: origin.namespace.clone(), name: name.clone() };
+            let id = WorkloadId { namespace: origin.namespace.clone(), name: name.clone() };
             if index.workload(&id).is_none() {
                 findings.report("spec.targetRefs", Reason::TargetNotFound, format!("there is no workload {id}"));
             }
@@ -166,12 +166,13 @@ fn addresses(index: &Index, problems: &mut Vec<Problem>) {
             problems.extend(findings.into_problems());
         }
     }
-    let mut owners: BTreeMap<std::net::SocketAddr, mesh_api::model::WorkloadId> = BTreeMap::new();
+    let mut owners: BTreeMap<SocketAddr, WorkloadId> = BTreeMap::new();
     let mut workloads: Vec<_> = index.workloads().collect();
     workloads.sort_by(|(one, _), (other, _)| one.cmp(other));
-    for (id, workload) in workloads {
-        for port in workload.ports.keys() {
-            let address = std::net::SocketAddr::new(workload.address, *port);
+    for (id, workload) in workloads.into_iter().filter(|(_, workload)| workload.kind == WorkloadKind::External) {
+        let ports = workload.ports.keys();
+        let own = ports.flat_map(|port| workload.addresses.iter().map(|ip| SocketAddr::new(*ip, *port)));
+        for address in own {
             let Some(first) = owners.get(&address) else {
                 owners.insert(address, id.clone());
                 continue;
@@ -183,5 +184,10 @@ fn addresses(index: &Index, problems: &mut Vec<Problem>) {
             findings.report("spec.ports", Reason::Conflicted, message);
             problems.extend(findings.into_problems());
         }
+    }
+    for WorkloadId { namespace, name } in index.shadowed() {
+        let mut findings = Findings::new(ObjectRef { kind: "ExternalWorkload".into(), namespace, name });
+        findings.report("metadata.name", Reason::Conflicted, "a Pod of the namespace has the same name, and holds");
+        problems.extend(findings.into_problems());
     }
 }

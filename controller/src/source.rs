@@ -1,10 +1,12 @@
 //! Where objects come from. A source sends [`Event`]s: whatever it is (a folder of manifests, an API server), nothing
-//! below it can tell. Floor 3: imports `problem`.
+//! below it can tell. Floor 3: imports `problem`, `conditions`, `telemetry`.
 
 pub mod decode;
 mod document;
 pub mod files;
+pub mod kubernetes;
 mod merge;
+pub mod object;
 mod stand_in;
 
 use std::path::Path;

@@ -42,7 +42,16 @@ metrics! {
     "mesh_controller_acks_total" "counter" [""] "Versions that proxies took over.";
     "mesh_controller_nacks_total" "counter" [""] "Versions that proxies refused: a proxy keeps what it had.";
     "mesh_controller_resolve_duration_seconds" "histogram" [""] "To work out one answer.";
+    "mesh_controller_watch_served" "gauge" ["kind"] "1 where the cluster has the kind, 0 where it has not; only with the source `kubernetes`, as all that follows.";
+    "mesh_controller_watch_up" "gauge" ["kind"] "1 while the watch of the kind is up. Without it the last known state stays in force.";
+    "mesh_controller_watch_lists_total" "counter" ["kind"] "Times that all objects of the kind were asked for.";
+    "mesh_controller_watch_errors_total" "counter" ["kind"] "Lists and watches that failed.";
+    "mesh_controller_discovery_errors_total" "counter" [""] "Times that the API server did not say which kinds it has.";
+    "mesh_controller_leader" "gauge" [""] "1 while this replica is the leader.";
+    "mesh_controller_status_writes_total" "counter" ["result (written, conflict, failed)"] "Statuses of objects that were written. A conflict is tried again with what is there then.";
     "mesh_controller_snapshots_shared_total" "counter" [""] "Answers that another stream had worked out already.";
+    "mesh_controller_admissions_total" "counter" ["webhook (inject, validate), result (injected, unchanged, left, allowed, refused, failed)"] "Reviews of API servers that were answered; failed: that could not be.";
+    "mesh_controller_admission_duration_seconds" "histogram" [""] "From the head of a review to its answer.";
 }
 
 /// Bounds of the buckets of durations, in seconds.
@@ -81,13 +90,77 @@ pub enum MessageKind {
     NotFound,
 }
 
+/// A webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    /// Pods get their sidecar.
+    Inject,
+    /// Objects of the mesh's own kinds are checked.
+    Validate,
+}
+
+/// How a review ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// With a sidecar.
+    Injected,
+    /// Let in as it is: nothing was to be done.
+    Unchanged,
+    /// Let in as it is: it is not for the mesh.
+    Left,
+    /// Let in: nothing is wrong.
+    Allowed,
+    /// Not let in.
+    Refused,
+    /// Without an answer.
+    Failed,
+}
+
+const ADMISSIONS: [&str; 6] = ["injected", "unchanged", "left", "allowed", "refused", "failed"];
+
+/// What became of a status that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusWrite {
+    /// It was.
+    Written,
+    /// Somebody else wrote the object meanwhile.
+    Conflict,
+    /// It was not.
+    Failed,
+}
+
+/// Handles of the watch of one kind.
+#[derive(Clone)]
+pub struct WatchMetrics {
+    /// `mesh_controller_watch_served`.
+    pub served: Gauge,
+    /// `mesh_controller_watch_up`.
+    pub up: Gauge,
+    /// `mesh_controller_watch_lists_total`.
+    pub lists: Counter,
+    /// `mesh_controller_watch_errors_total`.
+    pub errors: Counter,
+}
+
+impl std::fmt::Debug for WatchMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchMetrics").finish_non_exhaustive()
+    }
+}
+
 /// Handles, resolved once. The recorder is this process's part's own, so that several parts of a mesh can run in one
 /// process.
 pub struct Telemetry {
     recorder: PrometheusRecorder,
     ended: [Counter; 5],
     messages: [Counter; 5],
+    admissions: [[Counter; 6]; 2],
     problems: [Gauge; 2],
+    status_writes: [Counter; 3],
+    /// `mesh_controller_discovery_errors_total`.
+    pub discovery_errors: Counter,
+    /// `mesh_controller_leader`.
+    pub leader: Gauge,
     /// `mesh_controller_synced`.
     pub synced: Gauge,
     /// `mesh_controller_source_events_total`.
@@ -108,6 +181,8 @@ pub struct Telemetry {
     pub resolve_duration: Histogram,
     /// `mesh_controller_snapshots_shared_total`.
     pub snapshots_shared: Counter,
+    /// `mesh_controller_admission_duration_seconds`.
+    pub admission_duration: Histogram,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -143,8 +218,18 @@ impl Telemetry {
         });
         let messages = ["full", "delta", "inbound", "current", "not_found"]
             .map(|kind| recorder.register_counter(&labelled("mesh_controller_messages_total", "kind", kind), &META));
+        let admissions = ["inject", "validate"].map(|webhook| {
+            ADMISSIONS.map(|result| {
+                let labels =
+                    vec![Label::from_static_parts("webhook", webhook), Label::from_static_parts("result", result)];
+                recorder.register_counter(&Key::from_parts("mesh_controller_admissions_total", labels), &META)
+            })
+        });
         let problems = ["error", "warning"].map(|severity| {
             recorder.register_gauge(&labelled("mesh_controller_problems", "severity", severity), &META)
+        });
+        let status_writes = ["written", "conflict", "failed"].map(|result| {
+            recorder.register_counter(&labelled("mesh_controller_status_writes_total", "result", result), &META)
         });
         let build = labelled("mesh_controller_build_info", "version", env!("CARGO_PKG_VERSION"));
         recorder.register_gauge(&build, &META).set(1.0);
@@ -159,9 +244,14 @@ impl Telemetry {
             nacks: counter("mesh_controller_nacks_total"),
             resolve_duration: histogram("mesh_controller_resolve_duration_seconds"),
             snapshots_shared: counter("mesh_controller_snapshots_shared_total"),
+            admission_duration: histogram("mesh_controller_admission_duration_seconds"),
+            discovery_errors: counter("mesh_controller_discovery_errors_total"),
+            leader: gauge("mesh_controller_leader"),
             ended,
             messages,
+            admissions,
             problems,
+            status_writes,
             recorder,
         })
     }
@@ -196,12 +286,51 @@ impl Telemetry {
         }
     }
 
+    /// `mesh_controller_admissions_total`.
+    pub fn admissions(&self, webhook: Webhook, result: Admission) -> &Counter {
+        let [inject, validate] = &self.admissions;
+        let [injected, unchanged, left, allowed, refused, failed] = match webhook {
+            Webhook::Inject => inject,
+            Webhook::Validate => validate,
+        };
+        match result {
+            Admission::Injected => injected,
+            Admission::Unchanged => unchanged,
+            Admission::Left => left,
+            Admission::Allowed => allowed,
+            Admission::Refused => refused,
+            Admission::Failed => failed,
+        }
+    }
+
     /// `mesh_controller_problems`.
     pub fn problems(&self, severity: Severity) -> &Gauge {
         let [error, warning] = &self.problems;
         match severity {
             Severity::Error => error,
             Severity::Warning => warning,
+        }
+    }
+
+    /// `mesh_controller_status_writes_total`.
+    pub fn status_writes(&self, result: StatusWrite) -> &Counter {
+        let [written, conflict, failed] = &self.status_writes;
+        match result {
+            StatusWrite::Written => written,
+            StatusWrite::Conflict => conflict,
+            StatusWrite::Failed => failed,
+        }
+    }
+
+    /// Handles of the watch of a kind; the kinds are those that the mesh reads, so the label is bounded.
+    #[must_use]
+    pub fn watch(&self, kind: &'static str) -> WatchMetrics {
+        let key = |name: &'static str| Key::from_parts(name, vec![Label::from_static_parts("kind", kind)]);
+        WatchMetrics {
+            served: self.recorder.register_gauge(&key("mesh_controller_watch_served"), &META),
+            up: self.recorder.register_gauge(&key("mesh_controller_watch_up"), &META),
+            lists: self.recorder.register_counter(&key("mesh_controller_watch_lists_total"), &META),
+            errors: self.recorder.register_counter(&key("mesh_controller_watch_errors_total"), &META),
         }
     }
 
@@ -220,8 +349,10 @@ mod tests {
     fn every_metric_of_the_table_is_on_the_page() {
         let telemetry = Telemetry::new().unwrap();
         telemetry.set_objects("Service", 3);
+        telemetry.watch("Service").errors.increment(1);
         telemetry.commit_duration.record(0.1);
         telemetry.resolve_duration.record(0.1);
+        telemetry.admission_duration.record(0.1);
         let page = telemetry.handle().render();
         for metric in METRICS {
             assert!(page.contains(&format!("# TYPE {} {}", metric.name, metric.kind)), "{} {page}", metric.name);

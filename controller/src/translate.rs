@@ -11,6 +11,8 @@
 //! | HTTPRoute | a match, a time, a limit | refused: last good state, else it is not attached |
 //! | AuthorizationPolicy | anything | refused: last good state, else a denial of everything for its targets |
 //! | TransportPolicy | anything | refused: last good state, else strict for its targets |
+//! | Pod | an address, an annotation | that address or annotation is left out |
+//! | EndpointSlice | an endpoint | that endpoint is left out |
 //!
 //! A policy that was never good must not leave open what its author meant to close. So a refused `Allow` or `Deny`
 //! stands in as "deny everything" for its targets, under its own name, so that each refusal names the object to mend;
@@ -20,18 +22,25 @@
 mod authorization;
 mod filter;
 mod parts;
+mod pod;
+mod ports;
 mod route;
 mod service;
+mod slice;
 mod target;
 mod transport;
 mod value;
 mod workload;
 
-use mesh_api::{resources::Resource, spiffe::TrustDomain};
+use mesh_api::{
+    resources::{LABEL_ZONE, Resource},
+    spiffe::TrustDomain,
+};
 
 pub use self::parts::{
-    Authorization, Closeness, Export, Labels, Parent, Part, Rank, Route, RouteBackend, RouteRule, Service, ServiceId,
-    ServicePort, Target, Targets, TransportRule, Workload, WorkloadPort, has_labels,
+    Authorization, Closeness, EndpointState, Export, Labels, Node, Parent, Part, PortSet, Rank, Route, RouteBackend,
+    RouteRule, Service, ServiceId, ServicePort, Slice, SliceEndpoint, SlicePort, Target, Targets, TransportRule,
+    Workload, WorkloadKind, WorkloadPort, has_labels,
 };
 use crate::problem::{Findings, Problem};
 
@@ -49,6 +58,8 @@ pub struct Translated {
 pub enum Verdict {
     /// It is, as this.
     Accepted(Part),
+    /// It is there and means nothing: a Pod that has ended.
+    Gone,
     /// It is not. Where no earlier good state of it is in force, this holds in its place.
     Refused {
         /// What holds; `None`: as if the object were not there.
@@ -74,6 +85,12 @@ pub fn translate(resource: &Resource, trust_domain: &TrustDomain) -> Translated 
         Resource::HttpRoute(object) => route::translate(object, &mut findings),
         Resource::AuthorizationPolicy(object) => authorization::translate(object, trust_domain, &mut findings),
         Resource::TransportPolicy(object) => transport::translate(object, &mut findings),
+        Resource::Pod(object) => pod::translate(object, trust_domain, &mut findings),
+        Resource::EndpointSlice(object) => slice::translate(object, &mut findings),
+        Resource::Node(object) => {
+            let zone = object.metadata.labels.get(LABEL_ZONE).map(String::as_str).unwrap_or_default().into();
+            Verdict::Accepted(Part::Node(Node { zone }))
+        }
     };
     Translated { verdict, problems: findings.into_problems() }
 }

@@ -17,7 +17,12 @@ var commands = map[string]func(args []string) error{
 	"ws-client":   wsClient,
 	"http-echo":   httpEcho,
 	"http-client": httpClient,
+	"get":         httpGet,
+	"lookup":      lookup,
 	"tcp-echo":    tcpEcho,
+	"shop":        shop,
+	"load":        load,
+	"webhook":     webhook,
 }
 
 func main() {

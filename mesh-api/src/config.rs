@@ -66,11 +66,27 @@ impl Sources<'_> {
     /// The process's environment, as far as it concerns the mesh.
     #[must_use]
     pub fn process_environment() -> Vec<(String, String)> {
-        std::env::vars_os()
+        let all: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with(ENV_PREFIX))
-            .collect()
+            .collect();
+        without_service_links(all)
     }
+}
+
+/// Kubernetes tells every container of every Service of its namespace in its environment: a Service `mesh-web` gives
+/// `MESH_WEB_SERVICE_HOST`, `MESH_WEB_PORT` and others. They are nobody's keys.
+fn without_service_links(mut all: Vec<(String, String)>) -> Vec<(String, String)> {
+    let hosts = all.iter().filter_map(|(name, _)| name.strip_suffix("_SERVICE_HOST"));
+    let services: Vec<String> = hosts.map(str::to_owned).collect();
+    let is_link = |name: &str| {
+        let rest = services.iter().filter_map(|service| name.strip_prefix(service.as_str()));
+        rest.into_iter().any(|rest| {
+            rest == "_PORT" || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|link| rest.starts_with(link))
+        })
+    };
+    all.retain(|(name, _)| !is_link(name));
+    all
 }
 
 /// Everything that is wrong. It is the author's fault; starting again is no use before it is mended.
@@ -161,10 +177,6 @@ fn gather(sources: &Sources<'_>, known: &[(String, serde_json::Value)], errors: 
     for (name, text) in &sources.environment {
         if let Some(key) = name.strip_prefix(ENV_PREFIX) {
             let key = key.to_ascii_lowercase().replace("__", ".");
-            let is_known = known.iter().any(|(known, _)| *known == key);
-            if !is_known && is_service_link(name, &sources.environment) {
-                continue;
-            }
             all.push(Given { key, origin: format!("environment {name}"), value: Value::from(text.clone()) });
         }
     }
@@ -172,21 +184,6 @@ fn gather(sources: &Sources<'_>, known: &[(String, serde_json::Value)], errors: 
         all.push(Given { key: key.clone(), origin: "flag".into(), value: Value::from(text.clone()) });
     }
     all
-}
-
-/// True for what Kubernetes puts into the environment about a Service whose name begins with `mesh-`: `NAME_SERVICE_HOST`
-/// and `NAME_SERVICE_PORT`, and beside these `NAME_PORT` and more. Nobody wrote it, so it is nobody's mistake.
-fn is_service_link(name: &str, environment: &[(String, String)]) -> bool {
-    let has = |wanted: &str| environment.iter().any(|(name, _)| name == wanted);
-    let of_service = |service: &str| has(&format!("{service}_SERVICE_HOST")) && has(&format!("{service}_SERVICE_PORT"));
-    let begins = |mark: &str| {
-        name.match_indices(mark).any(|(at, _)| {
-            let (service, rest) = name.split_at(at);
-            let rest = rest.strip_prefix(mark).unwrap_or_default();
-            (rest.is_empty() || rest.starts_with('_')) && of_service(service)
-        })
-    };
-    begins("_SERVICE_HOST") || begins("_SERVICE_PORT") || begins("_PORT")
 }
 
 fn read_file(path: &Path) -> Result<Dict, String> {

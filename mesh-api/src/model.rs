@@ -76,6 +76,18 @@ impl Protocol {
         })
     }
 
+    /// From a port's name, as in `mysql` or `tls-admin`: what stands before the first `-`. Only names of protocols whose
+    /// bytes are passed on untouched say anything: HTTP and gRPC are recognised when they come, and a name must not make
+    /// a port refuse what it carried before.
+    #[must_use]
+    pub fn from_port_name(name: &str) -> Option<Self> {
+        Some(match name.split('-').next().unwrap_or_default() {
+            "tls" | "https" => Self::Tls,
+            "tcp" | "mysql" | "postgres" | "postgresql" | "redis" | "mongo" | "smtp" => Self::Opaque,
+            _ => return None,
+        })
+    }
+
     /// True where requests can be told apart.
     #[must_use]
     pub fn is_http(self) -> bool {

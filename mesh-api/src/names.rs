@@ -13,6 +13,10 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const SYSTEM_NAMESPACE: &str = "mesh-system";
 /// Service account of the controller in [`SYSTEM_NAMESPACE`].
 pub const CONTROLLER_ACCOUNT: &str = "mesh-controller";
+/// Name of the controller in the status of Gateway API's routes.
+pub const CONTROLLER_NAME: &str = "mesh.dev/controller";
+/// Lease in [`SYSTEM_NAMESPACE`] by which one of the controller's replicas is the leader.
+pub const CONTROLLER_LEASE: &str = "mesh-controller";
 /// Service account of the certificate authority in [`SYSTEM_NAMESPACE`].
 pub const CA_ACCOUNT: &str = "mesh-ca";
 /// Audience that a token for the certificate authority must be made for.
@@ -22,6 +26,9 @@ pub const CA_AUDIENCE: &str = "mesh-ca";
 pub const PORT_WEBHOOK: u16 = 15430;
 /// Service (and DNS name) of the webhooks in [`SYSTEM_NAMESPACE`].
 pub const WEBHOOK_SERVICE: &str = "mesh-webhook";
+
+/// Name of both webhook configurations, of those that inject and of those that validate.
+pub const WEBHOOK_CONFIGURATION: &str = "mesh";
 
 /// ConfigMap with the trusted roots that the certificate authority keeps in every namespace,
 pub const TRUST_CONFIG_MAP: &str = "mesh-trust";
@@ -67,8 +74,21 @@ pub const ANNOTATION_NATIVE_SIDECAR: &str = "mesh.dev/native-sidecar";
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
 /// Name of the init container that redirects connections, or that looks whether the CNI plugin did.
 pub const INIT_CONTAINER: &str = "mesh-init";
+/// Label of a pod whose network has to be made anew, where the CNI agent may not delete pods: [`REPAIR_VALUE`].
+pub const LABEL_REPAIR: &str = "mesh.dev/repair";
+/// Value of [`LABEL_REPAIR`].
+pub const REPAIR_VALUE: &str = "needed";
+/// Volume of a pod with the sidecar's bootstrap token and the roots,
+pub const IDENTITY_VOLUME: &str = "mesh-identity";
+/// and where containers of the mesh have it.
+pub const IDENTITY_MOUNT: &str = "/var/run/secrets/mesh";
 /// User (and group) of the sidecar: by it the proxy's own connections are told from the application's.
 pub const PROXY_UID: u32 = 15400;
+
+/// Label of every object that a chart of the mesh makes: the chart's name.
+pub const LABEL_CHART: &str = "mesh.dev/chart";
+/// ConfigMap in [`SYSTEM_NAMESPACE`] in which `meshctl` keeps what it installed.
+pub const RELEASE_CONFIG_MAP: &str = "mesh-release";
 
 /// Annotation of a Service: namespaces that may discover it (`*`, `.` for its own, or names; comma separated).
 pub const ANNOTATION_EXPORT_TO: &str = "mesh.dev/export-to";
@@ -102,6 +122,8 @@ pub const PORT_CA: u16 = 15410;
 pub const PORT_DISCOVERY: u16 = 15420;
 /// Port of a proxy's admin server.
 pub const PORT_ADMIN: u16 = 15490;
+/// Port of the CNI agent's admin server, on the node.
+pub const PORT_CNI: u16 = 15480;
 /// Port to which inbound connections are redirected.
 pub const PORT_INBOUND: u16 = 15440;
 /// Port to which outbound connections are redirected.

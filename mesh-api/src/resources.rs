@@ -1,15 +1,22 @@
 //! The kinds that users write: Kubernetes' and Gateway API's as far as the mesh reads them, and the mesh's own
-//! (`mesh.dev/v1alpha1`). Floor 1: imports `names`.
+//! (`mesh.dev/v1alpha1`); and the kinds that say what runs in a cluster. Floor 1: imports `names`.
 //!
 //! The standard's kinds are read leniently (an unknown field is somebody else's), the mesh's own strictly (an unknown
 //! field is a typing error that would otherwise change who may call whom).
 
+mod cluster;
 mod core;
 mod gateway;
 mod mesh;
 pub mod reference;
+pub mod schema;
 
 pub use self::{
+    cluster::{
+        Container, ContainerPort, EndpointSlice, GrpcProbe, HttpGet, LABEL_SERVICE, LABEL_ZONE, Lifecycle, Node,
+        ObjectReference, OwnerReference, Pod, PodIp, PodSpec, PodStatus, Probe, SliceConditions, SliceEndpoint,
+        SlicePort, TcpSocket,
+    },
     core::{Metadata, Namespace, Service, ServicePort, ServiceSpec, TargetPort},
     gateway::{
         BackendRef, HeaderEdit, HeaderFilter, HttpPathMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule,
@@ -39,9 +46,15 @@ pub enum Resource {
     TransportPolicy(TransportPolicy),
     /// `mesh.dev` ExternalWorkload.
     ExternalWorkload(ExternalWorkload),
+    /// `v1` Node; only of a cluster.
+    Node(Node),
+    /// `v1` Pod; only of a cluster.
+    Pod(Pod),
+    /// `discovery.k8s.io` EndpointSlice; only of a cluster.
+    EndpointSlice(EndpointSlice),
 }
 
-/// Every kind that [`Resource`] can be, with its API group (the core group is empty).
+/// Every kind that users write, with its API group (the core group is empty).
 pub const KINDS: [(&str, &str); 6] = [
     ("", "Namespace"),
     ("", "Service"),
@@ -50,6 +63,9 @@ pub const KINDS: [(&str, &str); 6] = [
     ("mesh.dev", "TransportPolicy"),
     ("mesh.dev", "ExternalWorkload"),
 ];
+
+/// Every kind beside [`KINDS`] that only a cluster's API server holds, with its API group.
+pub const CLUSTER_KINDS: [(&str, &str); 3] = [("", "Node"), ("", "Pod"), ("discovery.k8s.io", "EndpointSlice")];
 
 impl Resource {
     /// The object's metadata.
@@ -62,6 +78,9 @@ impl Resource {
             Self::AuthorizationPolicy(object) => &object.metadata,
             Self::TransportPolicy(object) => &object.metadata,
             Self::ExternalWorkload(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
         }
     }
 
@@ -74,6 +93,9 @@ impl Resource {
             Self::AuthorizationPolicy(object) => &mut object.metadata,
             Self::TransportPolicy(object) => &mut object.metadata,
             Self::ExternalWorkload(object) => &mut object.metadata,
+            Self::Node(object) => &mut object.metadata,
+            Self::Pod(object) => &mut object.metadata,
+            Self::EndpointSlice(object) => &mut object.metadata,
         }
     }
 
@@ -87,6 +109,9 @@ impl Resource {
             Self::AuthorizationPolicy(_) => "AuthorizationPolicy",
             Self::TransportPolicy(_) => "TransportPolicy",
             Self::ExternalWorkload(_) => "ExternalWorkload",
+            Self::Node(_) => "Node",
+            Self::Pod(_) => "Pod",
+            Self::EndpointSlice(_) => "EndpointSlice",
         }
     }
 

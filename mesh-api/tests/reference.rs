@@ -82,6 +82,9 @@ fn metadata() -> Metadata {
         annotations: map(),
         creation_timestamp: some(),
         generation: Some(1),
+        // An API server's own, which nobody writes.
+        owner_references: Vec::new(),
+        deletion_timestamp: None,
     }
 }
 
@@ -172,7 +175,13 @@ fn service() -> Service {
     };
     Service {
         metadata: metadata(),
-        spec: ServiceSpec { cluster_ip: some(), cluster_ips: texts(), selector: map(), ports: vec![port] },
+        spec: ServiceSpec {
+            kind: some(),
+            cluster_ip: some(),
+            cluster_ips: texts(),
+            selector: map(),
+            ports: vec![port],
+        },
     }
 }
 

@@ -1,7 +1,8 @@
 //! Authorization: may this caller do this here? Floor 2: imports `normal` and the patterns of `routing`.
 //!
-//! A [`PortPolicy`] is compiled once into an [`Authorizer`]. Order: transport, deny, allow, default. The first three are
-//! about what policies say; the last is what happens where none spoke.
+//! A [`PortPolicy`] is compiled once into an [`Authorizer`]. Order: health probes, transport, deny, allow, default. The
+//! first are let in whoever sends them, for the orchestrator has no identity; the last is what happens where no policy
+//! spoke.
 //!
 //! Nothing here fails open: what cannot be judged is refused by deny policies and let in by none.
 
@@ -15,13 +16,16 @@ use http::{HeaderValue, Method};
 use mesh_api::{
     model::{
         ObjectRef,
-        policy::{Action, AuthorizationPolicy, AuthorizationRule, PortPolicy, Transport},
+        policy::{Action, AuthorizationPolicy, AuthorizationRule, PortPolicy, Probe, Transport},
     },
     spiffe::SpiffeId,
 };
 
 use self::patterns::{OperationPattern, SourcePattern};
-use crate::{normal::RequestView, routing::matcher::Unusable};
+use crate::{
+    normal::{RequestView, rule_path},
+    routing::matcher::Unusable,
+};
 
 /// What holds for one port, compiled.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Authorizer {
     allow: Box<[Policy]>,
     audit: Box<[Policy]>,
     default_allow: bool,
+    /// Method and path of requests that are let in before anything else is asked.
+    probes: Box<[(Method, Box<str>)]>,
     needs_http: bool,
     /// Where deny policies name methods: all that any policy names. Others that are not registered are refused.
     methods: Option<Box<[Method]>>,
@@ -156,6 +162,7 @@ impl Authorizer {
             allow,
             audit,
             default_allow: policy.default_allow,
+            probes: policy.probes.iter().filter_map(probe).collect(),
         };
         (authorizer, problems)
     }
@@ -165,6 +172,18 @@ impl Authorizer {
     #[must_use]
     pub fn needs_http(&self) -> bool {
         self.needs_http
+    }
+
+    /// True where some requests are let in whoever sends them: then they must be looked at before a caller is refused
+    /// for having no identity.
+    #[must_use]
+    pub fn expects_probes(&self) -> bool {
+        !self.probes.is_empty()
+    }
+
+    fn is_probe(&self, request: &RequestView<'_>) -> bool {
+        let path = request.path.map(without_slash);
+        self.probes.iter().any(|(method, probe)| method == request.method && path == Some(&**probe))
     }
 
     /// Whether a connection may be made at all; to be asked before its protocol is known.
@@ -181,6 +200,9 @@ impl Authorizer {
     /// Judges a request, or without one a connection whose requests cannot be told apart.
     #[must_use]
     pub fn authorize(&self, caller: &Caller<'_>, request: Option<&RequestView<'_>>) -> Verdict<'_> {
+        if request.is_some_and(|request| self.is_probe(request)) {
+            return Verdict::Allow { by: None };
+        }
         if let Err(denial) = self.admit(caller) {
             return Verdict::Deny(denial);
         }
@@ -204,13 +226,15 @@ impl Authorizer {
         }
     }
 
-    /// The audit policies that match.
+    /// The audit policies that match; a probe is nobody's call.
     pub fn audits<'a>(
         &'a self,
         caller: &'a Caller<'_>,
         request: Option<&'a RequestView<'_>>,
     ) -> impl Iterator<Item = &'a PolicyName> {
-        self.audit.iter().filter(move |policy| policy.matches(caller, request)).map(|policy| &policy.name)
+        let probe = !self.audit.is_empty() && request.is_some_and(|request| self.is_probe(request));
+        let audit = if probe { &[] } else { &*self.audit };
+        audit.iter().filter(move |policy| policy.matches(caller, request)).map(|policy| &policy.name)
     }
 
     /// Some servers take a method that they do not know for one that they know.
@@ -230,6 +254,17 @@ impl Authorizer {
         );
         !registered && !named.contains(method)
     }
+}
+
+/// `None` for what no request can be.
+fn probe(probe: &Probe) -> Option<(Method, Box<str>)> {
+    let path = rule_path(&probe.path)?;
+    Some((Method::from_bytes(probe.method.as_bytes()).ok()?, without_slash(&path).into()))
+}
+
+/// An application that sends a probe from `/health` to `/health/` is asked for that next.
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
 }
 
 impl Policy {

@@ -20,6 +20,8 @@ pub struct Config {
     pub workload: String,
     /// Its namespace.
     pub namespace: String,
+    /// Name of what the workload is an instance of, for metrics and traces; empty: the workload itself.
+    pub owner: String,
     /// Topology zone; empty where unknown.
     pub zone: String,
     /// Threads that carry traffic, each with its own listeners and connections.
@@ -138,6 +140,7 @@ impl Default for Config {
         Self {
             workload: "unknown".into(),
             namespace: "default".into(),
+            owner: String::new(),
             zone: String::new(),
             workers: 1,
             drain: Duration::from_secs(30),
@@ -234,13 +237,20 @@ impl Validate for Config {
 pub const KEYS: &[(&str, &str)] = &[
     ("workload", "Name of the workload that this proxy stands beside."),
     ("namespace", "Its namespace."),
+    (
+        "owner",
+        "Name of what the workload is an instance of, such as a Deployment, for metrics and traces; empty: the workload itself.",
+    ),
     ("zone", "Topology zone; empty where unknown."),
     ("workers", "Threads that carry traffic, each with its own listeners and connections."),
     ("drain", "After SIGTERM, what is in flight has this long to end."),
     ("identity.trust_domain", "Trust domain of the mesh."),
     ("identity.ca", "`HOST:PORT` of the certificate authority; a host name is resolved at each connection."),
     ("identity.token_file", "File with the bootstrap token; read again for each certificate."),
-    ("identity.roots_file", "PEM file with the roots to trust for the first contact; read again when it cannot be made."),
+    (
+        "identity.roots_file",
+        "PEM file with the roots to trust for the first contact; read again when it cannot be made.",
+    ),
     ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
     ("discovery.address", "`HOST:PORT` of the controller; a host name is resolved at each connection."),
     ("discovery.wait", "How long a connection waits for the first answer about its destination."),

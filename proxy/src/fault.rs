@@ -87,6 +87,12 @@ impl Code {
         }
     }
 
+    /// From the header that carries it; `None` for what no sidecar says.
+    #[must_use]
+    pub fn from_header(value: &HeaderValue) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str().as_bytes() == value.as_bytes())
+    }
+
     /// HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {

@@ -125,10 +125,12 @@ impl Inbound {
             // Also where the server is known to speak first: the caller may be a sidecar, whose greeting must be first.
             sniff::either_side(&mut stream, GRACE_INBOUND, SILENCE, tcp::dial(Rc::clone(&app))).await
         };
+        // A health probe has no identity; which requests are one is told by looking at them.
+        let may_probe = matches!(seen, Seen::Http1(_) | Seen::Http2(_)) && state.expects_probes();
         match seen {
             Seen::Closed => {}
             Seen::Mesh(prefix) => self.terminate(Prefixed::new(prefix, stream), arrival, state, app).await,
-            _ if state.admit(&arrival).is_err() => {
+            _ if !may_probe && state.admit(&arrival).is_err() => {
                 self.refuse(&stream, &Fault::new(Code::Denied, "the port requires mutual TLS of the mesh"));
             }
             Seen::Http1(prefix) if state.speaks_http() => self.serve_http1(stream, prefix, arrival, state, app).await,

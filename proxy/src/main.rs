@@ -2,10 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
-use mesh_api::{config::Validate as _, names};
-use mesh_proxy::redirect::{self, Owner, PortRange, Settings};
+use clap::{Parser, Subcommand};
+use mesh_proxy::redirect::{self, Proof, Rules, Settings};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -45,58 +43,11 @@ enum Redirect {
     Apply(Rules),
     /// Take the rules back.
     Remove,
-}
-
-#[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("owner").required(true)))]
-struct Rules {
-    /// User that the proxy runs as, and nothing else.
-    #[arg(long, value_name = "ID", group = "owner")]
-    proxy_uid: Option<u32>,
-    /// Group that the proxy runs as, and nothing else.
-    #[arg(long, value_name = "ID", group = "owner")]
-    proxy_gid: Option<u32>,
-    /// Where the proxy takes what comes in.
-    #[arg(long, value_name = "PORT", default_value_t = names::PORT_INBOUND)]
-    inbound_port: u16,
-    /// Where the proxy takes what goes out.
-    #[arg(long, value_name = "PORT", default_value_t = names::PORT_OUTBOUND)]
-    outbound_port: u16,
-    /// The proxy's admin server, which is reached directly.
-    #[arg(long, value_name = "PORT", default_value_t = names::PORT_ADMIN)]
-    admin_port: u16,
-    /// Ports of the application that are reached directly.
-    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
-    skip_inbound_ports: Vec<PortRange>,
-    /// Ports that the application reaches directly.
-    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
-    skip_outbound_ports: Vec<PortRange>,
-    /// Networks that the application reaches directly.
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    skip_subnets: Vec<IpNet>,
-}
-
-impl Rules {
-    /// The script, or everything that is wrong.
-    fn plan(self) -> Result<String, String> {
-        let proxy = match (self.proxy_uid, self.proxy_gid) {
-            (Some(id), _) => Owner::User(id),
-            (None, Some(id)) => Owner::Group(id),
-            (None, None) => return Err("--proxy-uid or --proxy-gid is missing".into()),
-        };
-        let settings = Settings {
-            proxy,
-            inbound_port: self.inbound_port,
-            outbound_port: self.outbound_port,
-            admin_port: self.admin_port,
-            skip_inbound_ports: self.skip_inbound_ports,
-            skip_outbound_ports: self.skip_outbound_ports,
-            skip_subnets: self.skip_subnets,
-        };
-        let mistakes: Vec<String> =
-            settings.mistakes().into_iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
-        if mistakes.is_empty() { Ok(redirect::plan(&settings)) } else { Err(mistakes.join("\n  ")) }
-    }
+    /// Say whether the rules are in force: exit status 0, or 1 and why not.
+    ///
+    /// Who has not the capability NET_ADMIN cannot read rules: then it is tried with a connection, which takes another
+    /// user than the proxy's, and has to be done before the proxy runs.
+    Check(Rules),
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -124,21 +75,30 @@ fn serve(config: Option<PathBuf>, sets: Vec<(String, String)>) -> ExitCode {
 }
 
 fn redirected(command: Redirect) -> ExitCode {
-    let (script, only_show) = match command {
-        Redirect::Print(rules) => (rules.plan(), true),
-        Redirect::Apply(rules) => (rules.plan(), false),
-        Redirect::Remove => (Ok(redirect::remove_plan()), false),
+    let done = match command {
+        Redirect::Print(rules) => with(rules, |settings| {
+            print!("{}", redirect::plan(settings).script());
+            Ok(())
+        }),
+        Redirect::Apply(rules) => with(rules, |settings| redirect::apply(settings).map_err(|error| error.to_string())),
+        Redirect::Remove => redirect::remove().map_err(|error| (1, error.to_string())),
+        Redirect::Check(rules) => with(rules, |settings| {
+            println!("{}", proven(redirect::check(settings).map_err(|error| error.to_string())?));
+            Ok(())
+        }),
     };
-    match script {
-        Err(mistakes) => fail(2, &mistakes),
-        Ok(script) if only_show => {
-            print!("{script}");
-            ExitCode::SUCCESS
-        }
-        Ok(script) => match redirect::run(&script) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(1, &error),
-        },
+    done.map_or_else(|(code, why)| fail(code, &why), |()| ExitCode::SUCCESS)
+}
+
+fn with(rules: Rules, act: impl FnOnce(&Settings) -> Result<(), String>) -> Result<(), (u8, String)> {
+    let settings = rules.settings().map_err(|mistakes| (2, mistakes.to_string()))?;
+    act(&settings).map_err(|why| (1, why))
+}
+
+fn proven(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Rules => "connections are redirected: the rules are exactly those that are wanted",
+        Proof::Connection => "connections are redirected: one was tried, and arrived at the proxy's port",
     }
 }
 

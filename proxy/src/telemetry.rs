@@ -38,8 +38,10 @@ pub struct Telemetry {
     access_dropped: Counter,
     /// Share of the traces begun here that is recorded.
     pub trace_ratio: f64,
-    /// Name of the workload, for labels and spans.
+    /// What the workload is an instance of, for labels and spans; the workload itself where nothing else is told.
     pub workload: Arc<str>,
+    /// The workload itself.
+    pub instance: Arc<str>,
     /// Its namespace.
     pub namespace: Arc<str>,
 }
@@ -82,7 +84,8 @@ impl Telemetry {
             spans,
             access,
             trace_ratio: config.telemetry.trace_ratio,
-            workload: config.workload.as_str().into(),
+            workload: if config.owner.is_empty() { &config.workload } else { &config.owner }.as_str().into(),
+            instance: config.workload.as_str().into(),
             namespace: config.namespace.as_str().into(),
             recorder,
         };
@@ -172,6 +175,18 @@ fn channel<T>(wanted: bool, bound: usize) -> (Option<mpsc::Sender<T>>, Option<mp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instances_share_the_name_of_their_owner() {
+        let mut config = Config { workload: "web-1".into(), ..Config::default() };
+        let names = |config: &Config| {
+            let (telemetry, _drains) = Telemetry::new(config).unwrap();
+            (telemetry.workload.to_string(), telemetry.instance.to_string())
+        };
+        assert_eq!(names(&config), ("web-1".into(), "web-1".into()));
+        config.owner = "web".into();
+        assert_eq!(names(&config), ("web".into(), "web-1".into()));
+    }
 
     #[test]
     fn series_are_capped() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mesh_api::model::{
     ObjectRef, Protocol,
-    policy::{Action, AuthorizationPolicy, AuthorizationRule, Operation, PortPolicy, Source, Transport},
+    policy::{Action, AuthorizationPolicy, AuthorizationRule, Operation, PortPolicy, Probe, Source, Transport},
     route::PathMatch,
 };
 use mesh_proxy::config::InboundListener;
@@ -62,6 +62,27 @@ async fn j12_deny_beats_allow_in_any_order() {
         assert_eq!(requests.load(std::sync::atomic::Ordering::SeqCst), served);
     }
     assert_eq!(requests.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_probes_pass_a_port_that_lets_nobody_in() {
+    let (app, requests) = echo().await;
+    let probes = vec![Probe { method: "GET".into(), path: "/health".into() }];
+    let policies = vec![rule(Action::Deny, "deny", &[], &[])];
+    for (at, protocol) in [Protocol::Detect, Protocol::Http1].into_iter().enumerate() {
+        let (probes, policies) = (probes.clone(), policies.clone());
+        let port = PortPolicy { transport: Transport::Strict, policies, probes, ..open(protocol) };
+        let pair = Pair::start(app, protocol, port).await;
+        // Who asks has no identity, as a kubelet.
+        assert_eq!(answer(pair.inbound, "/health?full").await.0, 200);
+        for path in ["/", "/health/x", "/other"] {
+            assert_eq!(answer(pair.inbound, path).await.0, 403, "{path}");
+        }
+        let mut wire = Wire::connect(pair.inbound).await;
+        wire.send(b"\0\x01binary\r\n\r\n").await;
+        assert_eq!(wire.rest().await.1, End::Reset);
+        assert_eq!(requests.load(std::sync::atomic::Ordering::SeqCst), at + 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

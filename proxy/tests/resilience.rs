@@ -311,3 +311,59 @@ async fn an_instance_with_long_streams_is_not_taken_for_a_slow_one() {
     let [first, second] = [0, 1].map(|nth| served[nth].load(Ordering::SeqCst));
     assert!(first > 20 && second > 20, "{first} and {second} of 200");
 }
+
+/// An application that ends as a good server does: no new connection, idle ones are closed, answers that were begun are
+/// finished. Whoever sends `true` ends it.
+async fn polite() -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (end, mut ended) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => accepted.unwrap().0,
+                _ = ended.wait_for(|ended| *ended) => return,
+            };
+            let mut ended = ended.clone();
+            tokio::spawn(async move {
+                let answer = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
+                    let line = format!("{} ", request.uri().path());
+                    let body = http_body_util::BodyExt::collect(request.into_body()).await?.to_bytes();
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    let body = format!("{line}{}", String::from_utf8_lossy(&body));
+                    Ok::<_, hyper::Error>(http::Response::new(http_body_util::Full::new(Bytes::from(body))))
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let mut serving =
+                    std::pin::pin!(hyper::server::conn::http1::Builder::new().serve_connection(io, answer));
+                tokio::select! {
+                    _ = serving.as_mut() => return,
+                    _ = ended.wait_for(|ended| *ended) => serving.as_mut().graceful_shutdown(),
+                }
+                let _ = serving.await;
+            });
+        }
+    });
+    (address, end)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_leaves_before_its_sidecar_fails_nobody() {
+    let (first, end) = polite().await;
+    let (second, _alive) = polite().await;
+    let fleet = Fleet::start(&[first, second], Protocol::Http1).await;
+    // What writes may not be sent twice where the server closes a kept connection just then; that is not told apart from
+    // a server that worked on it. New connections are what is looked at here.
+    let load = Load::start(fleet.entry, &["GET", "GET", "GET", "GET"]);
+    load.more(200).await;
+    end.send(true).unwrap();
+    load.more(400).await;
+    assert_eq!(load.end().await, Vec::<String>::new());
+    let retries = fleet.client.metric(&["mesh_retries_total", "unprocessed"]).await.unwrap();
+    assert!(retries >= 1.0, "{retries}");
+
+    // With the application gone for long, writes go elsewhere too, with their bodies.
+    let load = Load::start(fleet.entry, &["POST", "PUT", "DELETE"]);
+    load.more(200).await;
+    assert_eq!(load.end().await, Vec::<String>::new());
+}

@@ -1,4 +1,5 @@
-//! A small HTTP client for admin servers: one request, one connection, a deadline.
+//! A small HTTP client for admin servers: one request, one connection, a deadline. The connection may be a socket, or
+//! whatever else carries bytes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,10 +9,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// A whole answer takes at most this long.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
@@ -20,22 +25,24 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 pub enum QueryError {
     /// Nobody listens, or the connection broke off.
     #[error("{0} cannot be reached: {1}; the process is down, or busy starting")]
-    Unreachable(SocketAddr, String),
+    Unreachable(String, String),
     /// It takes too long.
     #[error("{0} did not answer within 5s; it hangs, or the machine is overloaded")]
-    Timeout(SocketAddr),
+    Timeout(String),
     /// The answer is not what was asked for.
     #[error("{0} answered {1}: {2}")]
-    Unexpected(SocketAddr, StatusCode, String),
+    Unexpected(String, StatusCode, String),
 }
 
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// From where.
-    pub from: SocketAddr,
+    /// From where, for people.
+    pub from: String,
     /// Status.
     pub status: StatusCode,
+    /// When it answered, by its own clock, where it says so.
+    pub date: Option<String>,
     /// Body.
     pub body: Bytes,
 }
@@ -59,7 +66,7 @@ impl Answer {
     }
 
     fn unexpected(&self, what: &str) -> QueryError {
-        QueryError::Unexpected(self.from, self.status, what.chars().take(500).collect())
+        QueryError::Unexpected(self.from.clone(), self.status, what.chars().take(500).collect())
     }
 }
 
@@ -80,28 +87,40 @@ pub async fn post(address: SocketAddr, path: &str) -> Result<Answer, QueryError>
 }
 
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<Answer, QueryError> {
-    match timeout(TIMEOUT, attempt(address, method, path)).await {
+    let asking = async {
+        let connected = TcpStream::connect(address).await;
+        let stream = connected.map_err(|error| QueryError::Unreachable(address.to_string(), error.to_string()))?;
+        over(stream, &address.to_string(), &address.to_string(), method, path).await
+    };
+    match timeout(TIMEOUT, asking).await {
         Ok(answer) => answer,
-        Err(_) => Err(QueryError::Timeout(address)),
+        Err(_) => Err(QueryError::Timeout(address.to_string())),
     }
 }
 
-async fn attempt(address: SocketAddr, method: Method, path: &str) -> Result<Answer, QueryError> {
-    let unreachable = |error: &dyn std::fmt::Display| QueryError::Unreachable(address, error.to_string());
-    let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
+/// One request over `stream`, without a deadline. `from` is who answers, for people, `host` what the request names.
+pub(super) async fn over(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    from: &str,
+    host: &str,
+    method: Method,
+    path: &str,
+) -> Result<Answer, QueryError> {
+    let unreachable = |error: &dyn std::fmt::Display| QueryError::Unreachable(from.to_owned(), error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(header::CONNECTION, "close")
         .body(Full::<Bytes>::default())
         .map_err(|error| unreachable(&error))?;
     let asking = async {
         let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
         let status = response.status();
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|error| unreachable(&error))?;
-        Ok(Answer { from: address, status, body: body.to_bytes() })
+        Ok(Answer { from: from.to_owned(), status, date, body: body.to_bytes() })
     };
     // The connection is driven here, so that nothing outlives the deadline.
     tokio::pin!(asking);

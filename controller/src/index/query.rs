@@ -10,7 +10,7 @@ use mesh_api::model::{Name, ObjectRef, WorkloadId};
 use super::{Index, Settings};
 use crate::{
     problem::Problem,
-    translate::{Authorization, Labels, Route, Service, ServiceId, Targets, TransportRule, Workload},
+    translate::{Authorization, Labels, Route, Service, ServiceId, Slice, Targets, TransportRule, Workload},
 };
 
 impl Index {
@@ -57,9 +57,36 @@ impl Index {
         self.services_at.of(&ip.to_canonical()).filter_map(|id| Some((id, self.service(id)?)))
     }
 
-    /// The workloads at an address, by namespace and name.
-    pub fn workloads_at<'a>(&'a self, ip: IpAddr) -> impl Iterator<Item = (&'a WorkloadId, &'a Workload)> + use<'a> {
-        self.workloads_at.of(&ip.to_canonical()).filter_map(|id| Some((id, self.workload(id)?)))
+    /// The workloads whose own an address is, by namespace and name; those on their way out come last.
+    #[must_use]
+    pub fn workloads_at(&self, ip: IpAddr) -> Vec<(&WorkloadId, &Workload)> {
+        let there = self.workloads_at.of(&ip.to_canonical()).filter_map(|id| Some((id, self.workload(id)?)));
+        let mut own: Vec<_> = there.filter(|(_, workload)| workload.owns_addresses()).collect();
+        own.sort_by_key(|(_, workload)| workload.draining);
+        own
+    }
+
+    /// The parts of a Service's endpoints, by name.
+    pub fn slices_of<'a>(&'a self, id: &ServiceId) -> impl Iterator<Item = &'a Slice> + use<'a> {
+        let namespace = id.namespace.clone();
+        self.slices_of.of(id).filter_map(move |name| self.slices.get(&namespace, name))
+    }
+
+    /// Topology zone of a workload: what it says itself, else its node's. Empty where unknown.
+    #[must_use]
+    pub fn zone_of(&self, workload: &Workload) -> Name {
+        if workload.zone.is_empty()
+            && let Some(node) = self.nodes.get(&workload.node)
+        {
+            return node.zone.clone();
+        }
+        workload.zone.clone()
+    }
+
+    /// ExternalWorkloads that do not hold because a Pod has their name.
+    pub fn shadowed(&self) -> impl Iterator<Item = WorkloadId> {
+        let ids = self.shadowed.iter();
+        ids.map(|(namespace, name, _)| WorkloadId { namespace: namespace.clone(), name: name.clone() })
     }
 
     /// The routes that name a Service as parent.
@@ -130,6 +157,18 @@ impl Index {
             .map(|(namespace, name, service)| (ServiceId { namespace: namespace.clone(), name: name.clone() }, service))
     }
 
+    /// Grows whenever an answer, or what is wrong, may be another than before.
+    #[must_use]
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// Which generation of an object was looked at last; `None` for one that is not there, or where nobody counts.
+    #[must_use]
+    pub fn generation(&self, object: &ObjectRef) -> Option<i64> {
+        self.standings.get(object)?.generation
+    }
+
     /// What translation found wrong with the objects as they are now, by object.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.standings.values().flat_map(|standing| &standing.problems)
@@ -141,6 +180,12 @@ impl Index {
         self.counts().is_empty()
             && self.services.is_empty()
             && self.workloads.is_empty()
+            && self.shadowed.is_empty()
+            && self.slices.is_empty()
+            && self.nodes.is_empty()
+            && self.workloads_on.is_empty()
+            && self.slices_of.is_empty()
+            && self.slices_at.is_empty()
             && self.routes.is_empty()
             && self.authorizations.is_empty()
             && self.transports.is_empty()

@@ -33,8 +33,8 @@ impl Index {
 
     pub(super) fn mark_workload(&self, id: &WorkloadId, dirty: &mut Dirty) {
         dirty.mark(Topic::Workload(id.clone()));
-        if let Some(workload) = self.workload(id) {
-            dirty.mark(Topic::Address(workload.address));
+        for ip in self.workload(id).iter().flat_map(|workload| &workload.addresses) {
+            dirty.mark(Topic::Address(*ip));
         }
     }
 
@@ -42,6 +42,14 @@ impl Index {
         self.mark_workload(id, dirty);
         for name in self.selected_by.of(id) {
             self.mark_endpoints(&ServiceId { namespace: id.namespace.clone(), name: name.clone() }, dirty);
+        }
+        // Who is at an address is asked when a slice names it.
+        for ip in self.workload(id).iter().flat_map(|workload| &workload.addresses) {
+            for (namespace, name) in self.slices_at.of(ip) {
+                if let Some(slice) = self.slices.get(namespace, name) {
+                    self.mark_endpoints(&slice.service, dirty);
+                }
+            }
         }
     }
 

@@ -24,7 +24,58 @@ fn any_object() -> impl Strategy<Value = Resource> {
             .prop_map(|(ns, name, pns, parent, bns, backend, kind)| route(ns, name, (pns, parent), (bns, backend), kind)),
         2 => (0..2usize, 0..3u8, 0..4u8, 0..3u8).prop_map(|(ns, name, target, kind)| policy(ns, name, target, kind)),
         2 => (0..2usize, 0..3u8, 0..4u8, 0..3u8).prop_map(|(ns, name, target, kind)| transport(ns, name, target, kind)),
+        4 => (0..2usize, 0..4u8, 0..3u8, 0..4u8, 0..6u8).prop_map(|(ns, name, label, ip, kind)| pod(ns, name, label, ip, kind)),
+        4 => (0..2usize, 0..3u8, 0..3u8, proptest::collection::vec((0..4u8, 0..5u8, 0..4u8), 0..4))
+            .prop_map(|(ns, name, service, endpoints)| slice(ns, name, service, &endpoints)),
+        1 => (0..2u8, 0..3u8).prop_map(|(name, zone)| node(name, zone)),
     ]
+}
+
+fn of_cluster(yaml: &str) -> Resource {
+    crate::fixtures::cluster(yaml).remove(0)
+}
+
+/// Pods have the names of ExternalWorkloads, and their addresses.
+fn pod(ns: usize, name: u8, label: u8, ip: u8, kind: u8) -> Resource {
+    let injected = if kind == 0 { "" } else { ", mesh.dev/injected: 'true'" };
+    let deleted = if kind == 3 { ", deletionTimestamp: '2026-01-01T00:00:00Z'" } else { "" };
+    let opaque = if kind == 5 {
+        ", annotations: {mesh.dev/opaque-ports: '8081', mesh.dev/skip-inbound-ports: '8080'}"
+    } else {
+        ""
+    };
+    of_cluster(&format!(
+        "kind: Pod\nmetadata: {{name: w{name}, namespace: {}, labels: {{app: l{label}{injected}}}{deleted}{opaque}}}\n\
+         spec: {{serviceAccountName: a{label}, nodeName: n{}, hostNetwork: {}, containers: [{{name: c, ports: [{{name: http, \
+         containerPort: 8080}}], livenessProbe: {{httpGet: {{path: /p{label}, port: http}}}}}}]}}\n\
+         status: {{phase: {}, podIPs: [{{ip: 10.0.0.{ip}}}, {{ip: 'fd00::{ip}'}}]}}",
+        NAMESPACES[ns],
+        ip % 2,
+        kind == 2,
+        if kind == 4 { "Succeeded" } else { "Running" },
+    ))
+}
+
+fn slice(ns: usize, name: u8, service: u8, endpoints: &[(u8, u8, u8)]) -> Resource {
+    let one = |(ip, pod, state): &(u8, u8, u8)| {
+        let target = if *pod < 4 { format!(", targetRef: {{kind: Pod, name: w{pod}}}") } else { String::new() };
+        let conditions =
+            ["ready: true", "ready: false, serving: true, terminating: true", "ready: false", ""][usize::from(*state)];
+        format!("{{addresses: [10.0.0.{ip}], conditions: {{{conditions}}}{target}}}")
+    };
+    let endpoints: Vec<String> = endpoints.iter().map(one).collect();
+    of_cluster(&format!(
+        "kind: EndpointSlice\nmetadata: {{name: e{name}, namespace: {}, labels: {{kubernetes.io/service-name: s{service}}}}}\n\
+         addressType: IPv4\nports: [{{name: '', port: {}}}]\nendpoints: [{}]",
+        NAMESPACES[ns],
+        if name == 0 { 8080 } else { 8081 },
+        endpoints.join(", ")
+    ))
+}
+
+fn node(name: u8, zone: u8) -> Resource {
+    let labels = if zone == 0 { String::new() } else { format!(", labels: {{topology.kubernetes.io/zone: z{zone}}}") };
+    of_cluster(&format!("kind: Node\nmetadata: {{name: n{name}{labels}}}"))
 }
 
 fn service(ns: usize, name: u8, selector: u8, ip: u8, kind: u8) -> Resource {
@@ -125,6 +176,7 @@ fn answers(index: &Index) -> BTreeMap<Topic, Vec<String>> {
     for ip in 0..4 {
         targets.extend([80, 81].map(|port| Target::Address(([10, 96, 0, ip], port).into())));
         targets.extend([8080, 8081].map(|port| Target::Address(([10, 0, 0, ip], port).into())));
+        targets.push(Target::Address(([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(ip)], 8080).into()));
     }
     for target in targets {
         for namespace in NAMESPACES {
@@ -196,6 +248,42 @@ proptest! {
             before = after;
         }
     }
+}
+
+#[test]
+fn a_cluster_in_any_order_is_the_same_cluster() {
+    let objects = crate::fixtures::cluster(crate::fixtures::CLUSTER);
+    let all = |index: &Index| {
+        let asked =
+            ["web.shop:80", "db.shop:5432", "10.96.0.1:80", "[fd00:96::1]:80", "10.0.0.1:8080", "[fd00::1]:8080"];
+        let found = asked.map(|text| resolve::destination(index, &crate::fixtures::target(text), &client("shop")));
+        let inbound = ["web-7d4b9c-aaaaa", "old", "db-0"];
+        let inbound = inbound.map(|name| resolve::inbound(index, &crate::fixtures::workload_id("shop", name)));
+        format!("{found:#?} {inbound:#?}")
+    };
+    let expected = all(&crate::fixtures::index_of(&objects));
+    for rotated in 0..objects.len() {
+        let mut order = objects.clone();
+        order.rotate_left(rotated);
+        assert_eq!(all(&crate::fixtures::index_of(&order)), expected);
+        order.reverse();
+        let mut index = crate::fixtures::index_of(&order);
+        assert_eq!(all(&index), expected);
+        for object in &order {
+            index.delete(&object.object_ref());
+        }
+        assert!(index.is_empty());
+    }
+}
+
+#[test]
+fn heartbeats_change_nothing() {
+    let mut index = crate::fixtures::index_of(&crate::fixtures::cluster(crate::fixtures::CLUSTER));
+    let before = index.edition();
+    for object in crate::fixtures::cluster(crate::fixtures::CLUSTER) {
+        assert!(index.apply(&object).is_empty());
+    }
+    assert_eq!(index.edition(), before);
 }
 
 #[test]

@@ -1,20 +1,21 @@
 //! Destinations: where an outbound connection or request may go.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use mesh_api::model::{
-    Name, Protocol, Target, WorkloadId,
+    Name, Target, WorkloadId,
     destination::{Backend, BackendId, Destination, Endpoint},
     route::{Filter, RouteEntry, Rule, WeightedBackend},
 };
 
-use super::{Client, NotFound, precedence::Precedence};
+use super::{
+    Client, NotFound,
+    endpoints::{backend, endpoint, protocol},
+    precedence::Precedence,
+};
 use crate::{
     index::Index,
-    translate::{Route, RouteBackend, Service, ServiceId, ServicePort, Workload},
+    translate::{Route, RouteBackend, Service, ServiceId, ServicePort, Workload, WorkloadKind},
 };
 
 /// Which clients share one answer. Equal scope, equal answer.
@@ -28,8 +29,8 @@ pub enum Scope {
 
 /// What a target turns out to be.
 enum Place<'a> {
-    Service { id: ServiceId, number: u16, service: &'a Service, port: &'a ServicePort },
-    Workload { id: WorkloadId, workload: &'a Workload, port: u16 },
+    Service { id: ServiceId, number: u16, port: &'a ServicePort },
+    Workload { id: WorkloadId, workload: &'a Workload, address: SocketAddr },
 }
 
 /// All about one target, for one client.
@@ -38,8 +39,8 @@ enum Place<'a> {
 /// [`NotFound`], also where the client may not know the target.
 pub fn destination(index: &Index, target: &Target, client: &Client) -> Result<Destination, NotFound> {
     Ok(match locate(index, target, client)? {
-        Place::Service { id, number, service, port } => of_service(index, &id, number, service, port, client),
-        Place::Workload { id, workload, port } => of_workload(index, &id, workload, port, client),
+        Place::Service { id, number, port } => of_service(index, &id, number, port, client),
+        Place::Workload { id, workload, address } => of_workload(index, &id, workload, address, client),
     })
 }
 
@@ -66,7 +67,7 @@ fn locate<'a>(index: &'a Index, target: &Target, client: &Client) -> Result<Plac
             let service = known.ok_or_else(|| NotFound::Service(id.to_string()))?;
             let port = service.ports.get(number);
             let port = port.ok_or_else(|| NotFound::Port { service: id.to_string(), port: *number })?;
-            Ok(Place::Service { id, number: *number, service, port })
+            Ok(Place::Service { id, number: *number, port })
         }
         Target::Address(address) => at_address(index, *address, client),
     }
@@ -78,17 +79,19 @@ fn at_address<'a>(index: &'a Index, address: SocketAddr, client: &Client) -> Res
     for (id, service) in index.services_at(address.ip()).filter(|(_, service)| service.export.allows(&client.namespace))
     {
         if let Some(port) = service.ports.get(&number) {
-            return Ok(Place::Service { id: id.clone(), number, service, port });
+            return Ok(Place::Service { id: id.clone(), number, port });
         }
         undeclared.get_or_insert_with(|| NotFound::Port { service: id.to_string(), port: number });
     }
     for (id, workload) in index.workloads_at(address.ip()) {
         let mut fronts = fronts(index, id, workload, number).peekable();
-        let listens = workload.ports.contains_key(&number) || fronts.peek().is_some();
+        // What a Pod declares is for people to read; it listens where it likes.
+        let pod = workload.kind == WorkloadKind::Pod;
+        let listens = pod || workload.ports.contains_key(&number) || fronts.peek().is_some();
         // Behind Services of which the client may know none, it may not know the workload either.
         let hidden = fronts.peek().is_some() && !fronts.any(|front| front.service.export.allows(&client.namespace));
         if listens && !hidden {
-            return Ok(Place::Workload { id: id.clone(), workload, port: number });
+            return Ok(Place::Workload { id: id.clone(), workload, address });
         }
     }
     Err(undeclared.unwrap_or(NotFound::Address(address)))
@@ -115,14 +118,7 @@ pub(super) fn fronts<'a>(
     })
 }
 
-fn of_service(
-    index: &Index,
-    id: &ServiceId,
-    number: u16,
-    service: &Service,
-    port: &ServicePort,
-    client: &Client,
-) -> Destination {
+fn of_service(index: &Index, id: &ServiceId, number: u16, port: &ServicePort, client: &Client) -> Destination {
     let own = backend_id(id, number);
     let routes = routes(index, id, number, port, client);
     let mut out = Destination {
@@ -132,7 +128,7 @@ fn of_service(
         rules: Vec::new(),
         routed: !routes.is_empty(),
         default_backends: vec![WeightedBackend { backend: own.clone(), weight: 1, filters: Vec::new() }],
-        backends: BTreeMap::from([(own, backend(index, id, service, port))]),
+        backends: BTreeMap::from([(own, backend(index, id, number, port))]),
     };
     let mut entries: Vec<(Precedence, RouteEntry)> = Vec::new();
     for route in routes {
@@ -203,8 +199,8 @@ fn weighted(
     let id = backend_id(&used.service, used.port);
     let mut filters = used.filters.clone();
     match usable(index, route, used) {
-        Ok((service, port)) => {
-            backends.entry(id.clone()).or_insert_with(|| backend(index, &used.service, service, port));
+        Ok(port) => {
+            backends.entry(id.clone()).or_insert_with(|| backend(index, &used.service, used.port, port));
         }
         Err(reason) => {
             filters = vec![Filter::Fail { status: 500, reason }];
@@ -217,11 +213,7 @@ fn weighted(
 /// The port behind a backend reference.
 ///
 /// A reference into another namespace is allowed where the Service is exported to the route's namespace.
-pub(crate) fn usable<'a>(
-    index: &'a Index,
-    route: &Route,
-    used: &RouteBackend,
-) -> Result<(&'a Service, &'a ServicePort), Name> {
+pub(crate) fn usable<'a>(index: &'a Index, route: &Route, used: &RouteBackend) -> Result<&'a ServicePort, Name> {
     if let Some(reason) = &used.broken {
         return Err(reason.clone());
     }
@@ -229,54 +221,22 @@ pub(crate) fn usable<'a>(
     let service = known.ok_or_else(|| {
         Name::from(format!("{}: there is no Service {}, or it is not exported", route.origin, used.service))
     })?;
-    let port = service.ports.get(&used.port).ok_or_else(|| {
-        Name::from(format!("{}: Service {} has no TCP port {}", route.origin, used.service, used.port))
-    })?;
-    Ok((service, port))
-}
-
-/// The endpoints behind a port of a Service.
-fn backend(index: &Index, id: &ServiceId, _service: &Service, port: &ServicePort) -> Backend {
-    let mut endpoints = BTreeMap::new();
-    for (id, workload) in index.members(id) {
-        if let Some(number) = workload.port(&port.target) {
-            // Where two workloads claim one address, the first by name has it.
-            endpoints
-                .entry(SocketAddr::new(workload.address, number))
-                .or_insert_with(|| endpoint(id, workload, number));
-        }
-    }
-    Backend { protocol: protocol(index, id, port), endpoints }
-}
-
-fn endpoint(id: WorkloadId, workload: &Workload, number: u16) -> Endpoint {
-    Endpoint {
-        address: SocketAddr::new(workload.address, number),
-        identity: workload.identity.clone(),
-        workload: id,
-        zone: workload.zone.clone(),
-        weight: workload.weight,
-        ready: !workload.draining,
-    }
-}
-
-/// What a Service's port speaks: what the Service says, else what all its workloads that say anything agree on.
-fn protocol(index: &Index, id: &ServiceId, port: &ServicePort) -> Protocol {
-    if let Some(protocol) = port.protocol {
-        return protocol;
-    }
-    let said = index.members(id).filter_map(|(_, workload)| {
-        let number = workload.port(&port.target)?;
-        workload.ports.get(&number)?.protocol
-    });
-    let said: BTreeSet<Protocol> = said.collect();
-    let mut said = said.into_iter();
-    said.next().filter(|_| said.next().is_none()).unwrap_or_default()
+    service
+        .ports
+        .get(&used.port)
+        .ok_or_else(|| Name::from(format!("{}: Service {} has no TCP port {}", route.origin, used.service, used.port)))
 }
 
 /// A workload's own address: one endpoint, no routes. It belongs to the first Service in front of it that the client
 /// may know, which also says what it speaks where the workload itself does not.
-fn of_workload(index: &Index, id: &WorkloadId, workload: &Workload, number: u16, client: &Client) -> Destination {
+fn of_workload(
+    index: &Index,
+    id: &WorkloadId,
+    workload: &Workload,
+    address: SocketAddr,
+    client: &Client,
+) -> Destination {
+    let number = address.port();
     let mut known =
         fronts(index, id, workload, number).filter(|front| front.service.export.allows(&client.namespace)).peekable();
     let own = known.peek().map_or_else(
@@ -284,8 +244,11 @@ fn of_workload(index: &Index, id: &WorkloadId, workload: &Workload, number: u16,
         |front| backend_id(&front.id, front.number),
     );
     let said = known.find_map(|front| front.port.protocol);
-    let protocol = said.or_else(|| workload.ports.get(&number)?.protocol).unwrap_or_default();
-    let endpoint = endpoint(id.clone(), workload, number);
+    let protocol = said.or_else(|| workload.protocol(number)).unwrap_or_default();
+    // The only one there is, also where it is on its way out.
+    let ready = workload.kind == WorkloadKind::Pod || !workload.draining;
+    let ip = address.ip().to_canonical();
+    let endpoint = Endpoint { ready, ..endpoint(index, id.clone(), workload, SocketAddr::new(ip, number)) };
     let backend = Backend { protocol, endpoints: BTreeMap::from([(endpoint.address, endpoint)]) };
     Destination {
         id: own.clone(),
@@ -298,6 +261,6 @@ fn of_workload(index: &Index, id: &WorkloadId, workload: &Workload, number: u16,
     }
 }
 
-fn backend_id(id: &ServiceId, port: u16) -> BackendId {
+pub(super) fn backend_id(id: &ServiceId, port: u16) -> BackendId {
     BackendId { namespace: id.namespace.clone(), name: id.name.clone(), port }
 }

@@ -33,9 +33,10 @@ pub fn inbound(index: &Index, id: &WorkloadId) -> Result<InboundPolicy, NotFound
     })
 }
 
-/// Ports that the workload declares, and those that Services lead to.
+/// Ports that the workload declares, those it is asked by for its health, and those that Services lead to.
 fn served_ports(index: &Index, id: &WorkloadId, workload: &Workload) -> BTreeSet<u16> {
-    let mut ports: BTreeSet<u16> = workload.ports.keys().copied().collect();
+    let mut ports: BTreeSet<u16> = workload.ports.keys().chain(workload.probes.keys()).copied().collect();
+    ports.extend(workload.opaque.ports());
     for (_, service) in index.services_of(id) {
         ports.extend(service.ports.values().filter_map(|port| workload.port(&port.target)));
     }
@@ -53,7 +54,7 @@ fn port_policy(index: &Index, id: &WorkloadId, workload: &Workload, number: Opti
     let mut services: BTreeSet<Name> = BTreeSet::new();
     let mut said: Option<Protocol> = None;
     if let Some(number) = number {
-        said = workload.ports.get(&number).and_then(|port| port.protocol);
+        said = workload.protocol(number);
         for front in fronts(index, id, workload, number) {
             said = said.or(front.port.protocol);
             services.insert(front.id.name);
@@ -68,6 +69,7 @@ fn port_policy(index: &Index, id: &WorkloadId, workload: &Workload, number: Opti
         transport: transport(index, &id.namespace, number, closeness),
         policies: authorizations(index, &id.namespace, closeness),
         default_allow: index.settings().default_allow,
+        probes: number.and_then(|number| workload.probes.get(&number)).into_iter().flatten().cloned().collect(),
     }
 }
 

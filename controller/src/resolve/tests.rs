@@ -14,6 +14,8 @@ use crate::{
     review::review,
 };
 
+mod cluster;
+
 fn shop(more: &str) -> crate::index::Index {
     index(&format!("{SHOP}---\n{more}"))
 }

@@ -4,7 +4,7 @@
 //! fields of [`Hub`], or one at a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,8 +14,8 @@ use std::{
 
 use mesh_api::{
     convert::{destination_to_proto, inbound_to_proto, version_of},
-    model::{Target, WorkloadId},
-    resources::KINDS,
+    model::{ObjectRef, Target, WorkloadId},
+    resources::{CLUSTER_KINDS, KINDS},
     spiffe::SpiffeId,
     sys::Clock,
 };
@@ -114,8 +114,10 @@ impl Hub {
     pub fn commit(&self, events: impl IntoIterator<Item = Event>) {
         let started = Instant::now();
         let (mut dirty, mut synced, mut count) = (Dirty::default(), false, 0);
+        let mut changed = false;
         {
             let mut index = self.index.write();
+            let edition = index.edition();
             for event in events {
                 match event {
                     Event::Apply(resource) => {
@@ -126,14 +128,20 @@ impl Hub {
                         dirty.merge(index.delete(&object));
                         count += 1;
                     }
-                    Event::Problems(problems) => *self.source_problems.lock() = problems,
+                    Event::Problems(problems) => {
+                        *self.source_problems.lock() = problems;
+                        changed = true;
+                    }
                     Event::Synced => synced = true,
                 }
             }
+            changed |= index.edition() != edition;
             self.cache.lock().invalidate(&dirty);
         }
         self.watchers.lock().tell(&dirty);
-        self.revision.fetch_add(1, Ordering::Relaxed);
+        if changed {
+            self.revision.fetch_add(1, Ordering::Relaxed);
+        }
         if synced {
             self.telemetry.synced.set(1.0);
             self.synced.send_replace(true);
@@ -143,7 +151,7 @@ impl Hub {
         self.telemetry.commit_duration.record(started.elapsed());
     }
 
-    /// Grows with every commit.
+    /// Grows with every commit that changed anything.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Relaxed)
@@ -184,6 +192,12 @@ impl Hub {
         problems
     }
 
+    /// Objects that the source cannot read as they are now.
+    #[must_use]
+    pub fn unread(&self) -> BTreeSet<ObjectRef> {
+        self.source_problems.lock().iter().filter_map(|problem| problem.object.clone()).collect()
+    }
+
     /// The state as a whole.
     #[must_use]
     pub fn overview(&self) -> Overview {
@@ -205,7 +219,7 @@ impl Hub {
     /// Brings the metrics up to date that follow from the whole state.
     pub fn measure(&self) {
         let counts = self.with_index(Index::counts);
-        for (_, kind) in KINDS {
+        for (_, kind) in KINDS.into_iter().chain(CLUSTER_KINDS) {
             self.telemetry.set_objects(kind, counts.get(kind).copied().unwrap_or_default());
         }
         let problems = self.problems();

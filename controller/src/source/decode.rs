@@ -178,9 +178,9 @@ fn complete(kind: &str, mut metadata: Metadata) -> Metadata {
 }
 
 /// Names must be what Kubernetes would let through: they become host names and identities.
-fn name_fault(resource: &Resource) -> Option<(&'static str, String)> {
+pub(super) fn name_fault(resource: &Resource) -> Option<(&'static str, String)> {
     let Metadata { name, namespace, .. } = resource.metadata();
-    let subdomain = name.len() <= 253 && name.split('.').all(is_dns_label);
+    let subdomain = is_dns_subdomain(name);
     let good = match resource {
         Resource::Service(_) | Resource::Namespace(_) => is_dns_label(name),
         _ => subdomain,
@@ -189,11 +189,19 @@ fn name_fault(resource: &Resource) -> Option<(&'static str, String)> {
         return Some(("metadata.name", "missing".into()));
     }
     if !good {
-        let message = format!("`{name}` is not a name: a-z, 0-9 and `-`, not at an end, at most 63");
+        let message = format!("`{name}` is not a name: a-z, 0-9 and `-`, not at an end, and not too long");
         return Some(("metadata.name", message));
     }
-    let whole = matches!(resource, Resource::Namespace(_));
+    let whole = matches!(resource, Resource::Namespace(_) | Resource::Node(_));
     (!whole && !is_dns_label(namespace)).then(|| ("metadata.namespace", format!("`{namespace}` is not a namespace")))
+}
+
+/// As Kubernetes names most objects (RFC 1123): its labels may be longer than one that is a host name.
+fn is_dns_subdomain(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-');
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 fn typed(kind: &str, document: Document<'_>) -> Result<Resource, Fault> {

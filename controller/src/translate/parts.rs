@@ -10,11 +10,13 @@ use std::{
 use mesh_api::{
     model::{
         Name, ObjectRef, Protocol, WorkloadId,
-        policy::{Action, AuthorizationRule, Transport},
+        policy::{Action, AuthorizationRule, Probe, Transport},
         route::{Filter, HttpMatch},
     },
     spiffe::SpiffeId,
 };
+
+pub use super::ports::PortSet;
 
 /// Labels, or what labels must contain.
 pub type Labels = BTreeMap<String, String>;
@@ -77,6 +79,10 @@ pub enum Part {
     Service(Service),
     /// A workload.
     Workload(Workload),
+    /// A node of a cluster.
+    Node(Node),
+    /// A part of a Service's endpoints.
+    Slice(Slice),
     /// An HTTPRoute.
     Route(Route),
     /// An AuthorizationPolicy.
@@ -150,22 +156,45 @@ impl Export {
 /// A workload: one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
+    /// What it came from.
+    pub kind: WorkloadKind,
+    /// Name of what it belongs to, as people know it (a Deployment, ...).
+    pub owner: Name,
     /// Labels.
     pub labels: Labels,
     /// Service account.
     pub account: Name,
     /// What it proves to be; `None` where it has no sidecar.
     pub identity: Option<SpiffeId>,
-    /// Where peers reach it.
-    pub address: IpAddr,
-    /// Topology zone; empty where unknown.
+    /// Where peers reach it; none until it has an address.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Topology zone, where it says so itself; else its node's holds.
     pub zone: Name,
+    /// Node that it runs on; empty where unknown.
+    pub node: Name,
     /// Relative share of the load.
     pub weight: u32,
     /// On its way out.
     pub draining: bool,
     /// By number.
     pub ports: BTreeMap<u16, WorkloadPort>,
+    /// Ports whose bytes are never looked at.
+    pub opaque: PortSet,
+    /// Ports on which peers reach the program itself, although it has a sidecar.
+    pub direct: PortSet,
+    /// What the orchestrator asks it by, for its health.
+    pub probes: BTreeMap<u16, BTreeSet<Probe>>,
+}
+
+/// What a workload came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadKind {
+    /// An ExternalWorkload: Services select it by its labels.
+    External,
+    /// A Pod: EndpointSlices say where Services reach it.
+    Pod,
+    /// A Pod in its node's network: its address is not its own, and it is never a member.
+    HostPod,
 }
 
 impl Workload {
@@ -179,6 +208,76 @@ impl Workload {
             }
         }
     }
+
+    /// What a port speaks, where the workload says so.
+    #[must_use]
+    pub fn protocol(&self, number: u16) -> Option<Protocol> {
+        if self.opaque.contains(number) {
+            return Some(Protocol::Opaque);
+        }
+        self.ports.get(&number)?.protocol
+    }
+
+    /// Whom peers must expect on a port; `None`: nobody, plain.
+    #[must_use]
+    pub fn identity_at(&self, number: u16) -> Option<&SpiffeId> {
+        self.identity.as_ref().filter(|_| !self.direct.contains(number))
+    }
+
+    /// True where peers reach it by its addresses, and nobody else.
+    #[must_use]
+    pub fn owns_addresses(&self) -> bool {
+        self.kind != WorkloadKind::HostPod
+    }
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    /// Topology zone; empty where unknown.
+    pub zone: Name,
+}
+
+/// A part of a Service's endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// The Service.
+    pub service: ServiceId,
+    /// By the name of the Service's port, which may be empty.
+    pub ports: BTreeMap<Name, SlicePort>,
+    /// By address.
+    pub endpoints: BTreeMap<IpAddr, SliceEndpoint>,
+}
+
+/// A port of all endpoints of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlicePort {
+    /// Number; `None`: the same as the Service's.
+    pub number: Option<u16>,
+    /// What it speaks, where that is said.
+    pub protocol: Option<Protocol>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceEndpoint {
+    /// Whether it can be sent to.
+    pub state: EndpointState,
+    /// The Pod that is said to be there.
+    pub pod: Option<WorkloadId>,
+    /// Topology zone; empty where it is not said.
+    pub zone: Name,
+}
+
+/// Whether an endpoint can be sent to; the best is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// Not.
+    Out,
+    /// It is on its way out and still answers: only where nothing better is there.
+    Leaving,
+    /// Yes.
+    Ready,
 }
 
 /// A declared port of a workload.

@@ -7,19 +7,24 @@ use std::{
 
 use mesh_api::{
     model::{Name, Protocol, is_dns_label},
-    names::ANNOTATION_EXPORT_TO,
+    names::{ANNOTATION_EXPORT_TO, ANNOTATION_OPAQUE_PORTS},
     resources,
 };
 
-use super::{Export, Service, ServicePort, Target};
+use super::{Export, PortSet, Service, ServicePort, Target};
 use crate::problem::{Findings, Reason};
 
 pub(super) fn translate(object: &resources::Service, findings: &mut Findings) -> Service {
     let selector = &object.spec.selector;
+    if object.spec.kind.as_deref() == Some("ExternalName") {
+        // An alias in DNS: who calls it finds another name's addresses, and those are what is looked at then.
+        let export = export(&object.metadata, findings);
+        return Service { addresses: BTreeSet::new(), selector: None, ports: BTreeMap::new(), export };
+    }
     Service {
         addresses: addresses(&object.spec, findings),
         selector: (!selector.is_empty()).then(|| selector.clone()),
-        ports: ports(&object.spec.ports, findings),
+        ports: ports(object, findings),
         export: export(&object.metadata, findings),
     }
 }
@@ -44,9 +49,10 @@ fn addresses(spec: &resources::ServiceSpec, findings: &mut Findings) -> BTreeSet
     addresses
 }
 
-fn ports(ports: &[resources::ServicePort], findings: &mut Findings) -> BTreeMap<u16, ServicePort> {
+fn ports(object: &resources::Service, findings: &mut Findings) -> BTreeMap<u16, ServicePort> {
+    let opaque = opaque(&object.metadata, findings);
     let mut out = BTreeMap::new();
-    for (at, port) in ports.iter().enumerate() {
+    for (at, port) in object.spec.ports.iter().enumerate() {
         let field = format!("spec.ports[{at}]");
         if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
             continue;
@@ -68,7 +74,9 @@ fn ports(ports: &[resources::ServicePort], findings: &mut Findings) -> BTreeMap<
                 _ => Target::Name(name.as_str().into()),
             },
         };
-        let protocol = protocol(port.app_protocol.as_deref(), &field, findings);
+        let said = protocol(port.app_protocol.as_deref(), &field, findings);
+        let named = || port.name.as_deref().filter(|_| port.app_protocol.is_none()).and_then(Protocol::from_port_name);
+        let protocol = if opaque.contains(port.port) { Some(Protocol::Opaque) } else { said.or_else(named) };
         let new = ServicePort { name: port.name.as_deref().map(Into::into), target, protocol };
         match out.entry(port.port) {
             Entry::Vacant(entry) => {
@@ -81,6 +89,14 @@ fn ports(ports: &[resources::ServicePort], findings: &mut Findings) -> BTreeMap<
         }
     }
     out
+}
+
+fn opaque(metadata: &resources::Metadata, findings: &mut Findings) -> PortSet {
+    let Some(text) = metadata.annotations.get(ANNOTATION_OPAQUE_PORTS) else { return PortSet::default() };
+    PortSet::parse(text).unwrap_or_else(|message| {
+        findings.report(format!("metadata.annotations[{ANNOTATION_OPAQUE_PORTS}]"), Reason::Invalid, message);
+        PortSet::default()
+    })
 }
 
 /// What an `appProtocol` means; one that nobody here knows is detected.

@@ -86,7 +86,7 @@ spec: {address: '::ffff:10.0.0.1', sidecar: false, ports: [{port: 80}]}
 ");
     let Verdict::Accepted(Part::Workload(workload)) = good.verdict else { panic!("{:?}", good.problems) };
     assert_eq!(
-        (workload.address.to_string().as_str(), workload.identity, &*workload.account),
+        (workload.addresses.iter().next().unwrap().to_string().as_str(), workload.identity, &*workload.account),
         ("10.0.0.1", None, "default")
     );
     for (spec, field) in [
@@ -304,4 +304,169 @@ fn rank_is_age_then_name() {
     let expected = [ranks[3].clone(), ranks[2].clone(), ranks[1].clone(), ranks[0].clone(), ranks[4].clone()];
     ranks.sort();
     assert_eq!(ranks, expected);
+}
+
+fn pod(metadata: &str, spec: &str, status: &str) -> Translated {
+    let yaml = format!(
+        "kind: Pod\nmetadata: {{name: p, namespace: shop, labels: {{mesh.dev/injected: 'true'}}{metadata}}}\nspec: {spec}\nstatus: {status}"
+    );
+    translate(&crate::fixtures::cluster(&yaml)[0], &"td".parse().unwrap())
+}
+
+fn workload(translated: Translated) -> Workload {
+    match translated.verdict {
+        Verdict::Accepted(Part::Workload(workload)) => workload,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pod_is_an_instance_of_a_workload() {
+    let found = workload(pod(
+        ", ownerReferences: [{kind: StatefulSet, name: db, controller: true}]",
+        "{nodeName: n1, containers: [{name: c, ports: [{name: web, containerPort: 80}, {containerPort: 80}, {containerPort: 53, protocol: UDP}]}]}",
+        "{phase: Pending, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}",
+    ));
+    assert_eq!((&*found.owner, &*found.account, &*found.node), ("db", "default", "n1"));
+    assert_eq!(found.identity.as_ref().unwrap().as_str(), "spiffe://td/ns/shop/sa/default");
+    assert_eq!(found.addresses.len(), 2);
+    assert_eq!(found.port(&Target::Name("web".into())), Some(80));
+    assert_eq!(found.ports.len(), 1);
+    assert!(found.identity_at(80).is_some() && found.identity_at(15490).is_none(), "the admin server is its own");
+    assert!(!found.draining);
+    let host = workload(pod("", "{hostNetwork: true, containers: []}", "{podIP: 192.168.0.1}"));
+    assert_eq!((host.kind, host.identity.as_ref()), (WorkloadKind::HostPod, None), "never a member");
+    let leaving = workload(pod(", deletionTimestamp: '2026-01-01T00:00:00Z'", "{containers: []}", "{}"));
+    assert!(leaving.draining && leaving.addresses.is_empty());
+    for phase in ["Succeeded", "Failed"] {
+        assert_eq!(pod("", "{containers: []}", &format!("{{phase: {phase}, podIP: 10.0.0.1}}")).verdict, Verdict::Gone);
+    }
+}
+
+#[test]
+fn ports_of_annotations_and_of_the_record_of_injection() {
+    let found = workload(pod(
+        ", annotations: {mesh.dev/opaque-ports: '3306,9000-9001', mesh.dev/skip-inbound-ports: '9100'}",
+        "{containers: []}",
+        "{}",
+    ));
+    assert_eq!(
+        [3306, 9001, 9002].map(|port| found.protocol(port)),
+        [Some(Protocol::Opaque), Some(Protocol::Opaque), None]
+    );
+    assert!(found.identity_at(9100).is_none() && found.identity_at(80).is_some());
+    let record = r#"{"redirect": ["--admin-port=15490", "--skip-inbound-ports=22,9200"]}"#;
+    let found = workload(pod(
+        &format!(", annotations: {{mesh.dev/skip-inbound-ports: '9100', mesh.dev/injection: '{record}'}}"),
+        "{containers: []}",
+        "{}",
+    ));
+    assert!(found.identity_at(22).is_none() && found.identity_at(9100).is_some(), "what was decided holds");
+    let translated = pod(
+        ", annotations: {mesh.dev/opaque-ports: '1-65535', mesh.dev/skip-inbound-ports: 'x'}",
+        "{containers: []}",
+        "{podIP: nonsense}",
+    );
+    assert_eq!(
+        faults(&translated),
+        [
+            ("metadata.annotations[mesh.dev/skip-inbound-ports]", Reason::Invalid),
+            ("status.podIPs", Reason::Invalid),
+            ("metadata.annotations[mesh.dev/opaque-ports]", Reason::TooLarge),
+        ]
+    );
+    assert!(workload(translated).opaque.is_empty(), "the Pod itself holds");
+}
+
+#[test]
+fn health_probes_of_all_containers_are_known() {
+    let found = workload(pod(
+        "",
+        "
+  initContainers:
+  - {name: mesh-proxy, restartPolicy: Always, startupProbe: {httpGet: {path: /ready, port: 15490}}}
+  - {name: once, readinessProbe: {httpGet: {path: /never, port: 1}}}
+  - {name: beside, restartPolicy: Always, startupProbe: {httpGet: {path: /beside, port: 81}}}
+  containers:
+  - name: a
+    ports: [{name: web, containerPort: 80}]
+    livenessProbe: {httpGet: {path: '/live?x=1', port: web}}
+    readinessProbe: {httpGet: {path: ready, port: 80}}
+    startupProbe: {grpc: {port: 9000, service: x}}
+    lifecycle: {preStop: {httpGet: {port: 80}}, postStart: {exec: {command: [a]}}}
+  - name: b
+    livenessProbe: {tcpSocket: {port: 5432}}
+    readinessProbe: {httpGet: {path: /tls, port: 443, scheme: HTTPS}}
+    startupProbe: {httpGet: {path: /away, port: 80, host: example.com}}
+  - {name: c, livenessProbe: {httpGet: {path: /unknown, port: web}}}",
+        "{}",
+    ));
+    let probes: Vec<String> = found
+        .probes
+        .iter()
+        .flat_map(|(port, probes)| probes.iter().map(move |probe| format!("{port} {} {}", probe.method, probe.path)))
+        .collect();
+    assert_eq!(
+        probes,
+        ["80 GET /", "80 GET /live", "80 GET /ready", "81 GET /beside", "9000 POST /grpc.health.v1.Health/Check"]
+    );
+}
+
+#[test]
+fn endpoints_are_ready_leaving_or_out() {
+    let slice = |rest: &str| {
+        let yaml = format!(
+            "kind: EndpointSlice\nmetadata: {{name: e, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\n{rest}"
+        );
+        translate(&crate::fixtures::cluster(&yaml)[0], &"td".parse().unwrap())
+    };
+    let translated = slice(
+        "addressType: IPv4
+ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}, {port: 81, appProtocol: grpc}, {name: any, port: null}]
+endpoints:
+- {addresses: [10.0.0.1]}
+- {addresses: [10.0.0.2], conditions: {ready: null, serving: null}}
+- {addresses: [10.0.0.3], conditions: {ready: false}}
+- {addresses: [10.0.0.4], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.0.0.5], conditions: {ready: false, serving: false, terminating: true}}
+- {addresses: [10.0.0.5], conditions: {ready: true}, targetRef: {kind: Pod, name: p}}
+- {addresses: [nonsense]}
+- {addresses: []}",
+    );
+    assert_eq!(faults(&translated), [("endpoints[6].addresses", Reason::Invalid)]);
+    let Verdict::Accepted(Part::Slice(found)) = translated.verdict else { panic!() };
+    let states: Vec<EndpointState> = found.endpoints.values().map(|endpoint| endpoint.state).collect();
+    use EndpointState::{Leaving, Out, Ready};
+    assert_eq!(states, [Ready, Ready, Out, Leaving, Ready]);
+    let ports: Vec<(&str, Option<u16>)> = found.ports.iter().map(|(name, port)| (&**name, port.number)).collect();
+    assert_eq!(ports, [("", Some(81)), ("any", None), ("http", Some(80))]);
+    assert_eq!(found.ports[""].protocol, Some(Protocol::Grpc));
+    assert_eq!(slice("addressType: FQDN\nendpoints: [{addresses: [example.com]}]").verdict, Verdict::Gone);
+}
+
+#[test]
+fn what_a_services_port_speaks() {
+    let translated = run("
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, annotations: {mesh.dev/opaque-ports: '81,90-91'}}
+spec:
+  ports:
+  - {name: http, port: 80}
+  - {name: http-x, port: 81, appProtocol: http}
+  - {name: mysql-main, port: 82}
+  - {name: https, port: 83}
+  - {name: tcp, port: 84, appProtocol: grpc}
+  - {name: tcpdump, port: 85}
+  - {name: redis, port: 86, appProtocol: quic}
+");
+    let Verdict::Accepted(Part::Service(service)) = translated.verdict else { panic!() };
+    let said: Vec<Option<Protocol>> = service.ports.values().map(|port| port.protocol).collect();
+    use Protocol::{Grpc, Opaque, Tls};
+    assert_eq!(said, [None, Some(Opaque), Some(Opaque), Some(Tls), Some(Grpc), None, None]);
+    let alias = run(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: shop}\nspec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}",
+    );
+    let Verdict::Accepted(Part::Service(alias)) = alias.verdict else { panic!() };
+    assert!(alias.ports.is_empty() && alias.addresses.is_empty());
 }

@@ -8,7 +8,7 @@ use mesh_api::{
     spiffe::{SpiffeId, TrustDomain},
 };
 
-use super::{Part, Verdict, Workload, WorkloadPort, service::protocol};
+use super::{Part, PortSet, Verdict, Workload, WorkloadKind, WorkloadPort, service::protocol};
 use crate::problem::{Findings, Reason};
 
 /// Most ports of a workload.
@@ -32,14 +32,20 @@ pub(super) fn translate(
     let ports = ports(&spec.ports, findings);
     let Some(address) = address(&spec.address, findings) else { return Verdict::Refused { stand_in: None } };
     let part = Part::Workload(Workload {
+        kind: WorkloadKind::External,
+        owner: object.metadata.name.as_str().into(),
         labels: object.metadata.labels.clone(),
         account,
         identity,
-        address,
+        addresses: [address].into(),
         zone: spec.zone.as_deref().unwrap_or_default().into(),
+        node: "".into(),
         weight,
         draining: spec.draining,
         ports,
+        opaque: PortSet::default(),
+        direct: PortSet::default(),
+        probes: BTreeMap::new(),
     });
     Verdict::of(findings, part, None)
 }

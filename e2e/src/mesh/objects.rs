@@ -23,6 +23,9 @@ pub(super) fn document(object: &Resource) -> Result<String> {
         Resource::AuthorizationPolicy(object) => (names::API_VERSION, serde_json::to_value(object)),
         Resource::TransportPolicy(object) => (names::API_VERSION, serde_json::to_value(object)),
         Resource::ExternalWorkload(object) => (names::API_VERSION, serde_json::to_value(object)),
+        Resource::Node(object) => ("v1", serde_json::to_value(object)),
+        Resource::Pod(object) => ("v1", serde_json::to_value(object)),
+        Resource::EndpointSlice(object) => ("discovery.k8s.io/v1", serde_json::to_value(object)),
     };
     let mut document = json!({"apiVersion": version, "kind": object.kind()});
     if let (Value::Object(all), Value::Object(fields)) = (&mut document, body.context("a manifest as JSON")?) {

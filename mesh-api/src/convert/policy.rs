@@ -10,7 +10,8 @@ use crate::{
     model::{
         Name, WorkloadId,
         policy::{
-            Action, AuthorizationPolicy, AuthorizationRule, InboundPolicy, Operation, PortPolicy, Source, Transport,
+            Action, AuthorizationPolicy, AuthorizationRule, InboundPolicy, Operation, PortPolicy, Probe, Source,
+            Transport,
         },
     },
     proto,
@@ -51,6 +52,7 @@ fn port_policy_from(value: proto::InboundPort) -> Result<PortPolicy, Invalid> {
         },
         policies: collect("policies", value.policies, policy_from)?,
         default_allow: value.default_allow,
+        probes: value.probes.into_iter().map(|p| Probe { method: p.method.into(), path: p.path.into() }).collect(),
     })
 }
 
@@ -65,7 +67,12 @@ fn port_policy_to(port: u16, value: &PortPolicy) -> proto::InboundPort {
         transport: transport.into(),
         policies: value.policies.iter().map(policy_to).collect(),
         default_allow: value.default_allow,
+        probes: value.probes.iter().map(probe_to).collect(),
     }
+}
+
+fn probe_to(value: &Probe) -> proto::Probe {
+    proto::Probe { method: value.method.to_string(), path: value.path.to_string() }
 }
 
 fn policy_from(value: proto::AuthorizationPolicy) -> Result<AuthorizationPolicy, Invalid> {

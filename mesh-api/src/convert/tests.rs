@@ -3,7 +3,9 @@
 use super::*;
 use crate::model::{
     destination::{Backend, BackendId, Destination, Endpoint},
-    policy::{Action, AuthorizationPolicy, AuthorizationRule, InboundPolicy, Operation, PortPolicy, Source, Transport},
+    policy::{
+        Action, AuthorizationPolicy, AuthorizationRule, InboundPolicy, Operation, PortPolicy, Probe, Source, Transport,
+    },
     route::{
         Filter, HeaderModifier, HttpMatch, PathMatch, RouteEntry, Rule, ValueMatch, ValuePattern, WeightedBackend,
     },
@@ -19,6 +21,7 @@ fn endpoint(last: u8) -> Endpoint {
         address: ([10, 0, 0, last], 8080).into(),
         identity: Some("spiffe://td/ns/shop/sa/web".parse().unwrap()),
         workload: WorkloadId { namespace: "shop".into(), name: format!("web-{last}").into() },
+        owner: "web".into(),
         zone: "a".into(),
         weight: 1,
         ready: true,
@@ -128,6 +131,7 @@ fn inbound() -> InboundPolicy {
         transport: Transport::Strict,
         policies: vec![policy(Action::Deny), policy(Action::Allow), policy(Action::Audit)],
         default_allow: true,
+        probes: vec![Probe { method: "GET".into(), path: "/ready".into() }],
     };
     InboundPolicy {
         workload: WorkloadId { namespace: "shop".into(), name: "web-1".into() },

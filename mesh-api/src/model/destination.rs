@@ -60,8 +60,10 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Whom the server must prove to be. `None`: it is no member, plain.
     pub identity: Option<SpiffeId>,
-    /// Which workload it is; for labels.
+    /// Which instance of a workload it is; without a name where that is not known.
     pub workload: WorkloadId,
+    /// Name of what the instance belongs to, as people know it (a Deployment, ...); for labels. Empty where unknown.
+    pub owner: Name,
     /// Topology zone; empty where unknown.
     pub zone: Name,
     /// Relative share of the load; 0 takes none.

@@ -41,6 +41,18 @@ pub struct PortPolicy {
     pub policies: Vec<AuthorizationPolicy>,
     /// What happens where no policy spoke.
     pub default_allow: bool,
+    /// Requests that are let in whoever sends them and whatever policies say: the health probes of the orchestrator,
+    /// which has no identity.
+    pub probes: Vec<Probe>,
+}
+
+/// A request that a health probe makes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Probe {
+    /// Method.
+    pub method: Name,
+    /// Whole path, without query; with a `/` at its end or without is the same.
+    pub path: Name,
 }
 
 /// Whether mutual TLS is required.

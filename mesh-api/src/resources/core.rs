@@ -24,6 +24,12 @@ pub struct Metadata {
     /// Counts changes of the spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
+    /// Who made it; an API server's, and read of Pods only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<super::OwnerReference>,
+    /// Since when it is on its way out; an API server's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
 }
 
 /// `v1` Namespace.
@@ -47,6 +53,9 @@ pub struct Service {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
+    /// `ClusterIP` where it is not given; `ExternalName` is an alias in DNS and nothing that the mesh routes.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Its virtual address; `None` (the word) for a headless one.
     #[serde(rename = "clusterIP", skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<String>,

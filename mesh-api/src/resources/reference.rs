@@ -80,7 +80,7 @@ pub const METADATA: &[Field] = fields! {
     "metadata.name" "text" "required" "Name: a DNS label for Namespaces and Services, a DNS subdomain for the others.";
     "metadata.namespace" "text" "`default`" "Namespace; not for Namespaces.";
     "metadata.labels" "map of text" "empty" "Labels; what selectors look at.";
-    "metadata.annotations" "map of text" "empty" "Annotations. Of a Service, `mesh.dev/export-to` lists the namespaces that may call it: names, `.` for its own, `*` for all (default).";
+    "metadata.annotations" "map of text" "empty" "Annotations. Of a Service, `mesh.dev/export-to` lists the namespaces that may call it: names, `.` for its own, `*` for all (default); `mesh.dev/opaque-ports` lists its ports whose bytes are never looked at (`3306,8000-8010`).";
     "metadata.creationTimestamp" "RFC 3339 in UTC" "none" "Of objects in conflict the oldest holds; one without a time comes last.";
     "metadata.generation" "number" "none" "Read, and without effect.";
 };

@@ -233,6 +233,35 @@ fn f31_strict_refuses_whoever_has_no_identity() {
 }
 
 #[test]
+fn health_probes_are_let_in_past_everything_and_nothing_else_is() {
+    let everything = policy("d", Action::Deny, vec![AuthorizationRule::default()]);
+    let probe = |method: &str, path: &str| Probe { method: method.into(), path: path.into() };
+    let probes = vec![
+        probe("GET", "/health"),
+        probe("GET", "/"),
+        probe("POST", "/grpc.health.v1.Health/Check"),
+        probe("GET", "/a b"),
+        probe("not a method", "/"),
+        probe("GET", "/x/../y"),
+    ];
+    let strict = PortPolicy { transport: Transport::Strict, probes, ..port(vec![everything]) };
+    let strict = compile(&strict);
+    assert!(strict.expects_probes());
+    for good in ["/health", "/health/", "/health?full=1", "//health", "/%68ealth", "/", "/a%20b"] {
+        assert_eq!(get(&strict, "", good), "allow", "{good}");
+        assert_eq!(get(&strict, OTHER, good), "allow", "{good}");
+    }
+    for bad in ["/health/x", "/healthy", "/Health", "/y", "/x/y", "/grpc.health.v1.Health/Check"] {
+        assert_eq!(get(&strict, "", bad), "no-identity", "{bad}");
+        assert_eq!(get(&strict, OTHER, bad), "denied", "{bad}");
+    }
+    assert_eq!(judge(&strict, "", Some(head("HEAD", "/health", &[]))), "no-identity");
+    assert_eq!(judge(&strict, "", Some(head("POST", "/grpc.health.v1.Health/Check", &[]))), "allow");
+    assert_eq!(judge(&strict, "", None), "no-identity", "a bare connection is no probe");
+    assert!(!compile(&port(vec![])).expects_probes());
+}
+
+#[test]
 fn g19_connect_has_no_path() {
     let connect = || {
         Some(head("CONNECT", "app.ns.svc:80", &[]).clone()).map(|mut parts| {

@@ -11,7 +11,7 @@ fn address(n: u8) -> SocketAddr {
 
 fn endpoint(n: u8, weight: u32, ready: bool) -> Endpoint {
     let workload = WorkloadId { namespace: "ns".into(), name: format!("w{n}").into() };
-    Endpoint { address: address(n), identity: None, workload, zone: "".into(), weight, ready }
+    Endpoint { address: address(n), identity: None, workload, owner: "".into(), zone: "".into(), weight, ready }
 }
 
 fn backend(endpoints: impl IntoIterator<Item = Endpoint>) -> Backend {

@@ -105,6 +105,11 @@ impl PortState {
         !matches!(self.protocol(), Protocol::Opaque | Protocol::Tls)
     }
 
+    /// True where requests have to be looked at before a caller is refused for having no identity.
+    pub(super) fn expects_probes(&self) -> bool {
+        self.speaks_http() && self.current().authorizer.expects_probes()
+    }
+
     /// Whether a connection may be made at all.
     pub(super) fn admit(&self, arrival: &Arrival) -> Result<(), Fault> {
         self.current().authorizer.admit(&caller(arrival)).map_err(|denial| fault(&denial))

@@ -206,13 +206,21 @@ impl Compiled {
             direction: Direction::Outbound,
             source: Arc::clone(&telemetry.workload),
             source_namespace: Arc::clone(&telemetry.namespace),
-            destination: Arc::clone(&self.described.id.name),
+            destination: called(&self.described.id, || {
+                self.described.backends.values().flat_map(|backend| backend.endpoints.values()).next()
+            }),
             destination_namespace: Arc::clone(&self.described.id.namespace),
             route: "".into(),
             protocol,
             peer: peer.map(|peer| peer.as_str().into()),
         }
     }
+}
+
+/// What a destination is called in labels: its Service, else the workload that is there.
+fn called<'a>(id: &BackendId, endpoint: impl FnOnce() -> Option<&'a Endpoint>) -> Arc<str> {
+    let workload = || endpoint().map(|endpoint| Arc::clone(&endpoint.owner));
+    if id.name.is_empty() { workload().unwrap_or_default() } else { Arc::clone(&id.name) }
 }
 
 /// Tells whether an endpoint is this very workload. Where nothing is redirected, even that is reached by its sidecar.
@@ -282,11 +290,12 @@ impl Backend {
             return Rc::clone(metrics);
         }
         let telemetry = &worker.telemetry;
+        let balancer = self.balancer.borrow();
         let edge = Edge {
             direction: Direction::Outbound,
             source: Arc::clone(&telemetry.workload),
             source_namespace: Arc::clone(&telemetry.namespace),
-            destination: Arc::clone(&self.id.name),
+            destination: called(&self.id, || balancer.nodes().next().map(|node| &node.endpoint)),
             destination_namespace: Arc::clone(&self.id.namespace),
             route: rule.map_or_else(|| "".into(), Arc::clone),
             protocol,

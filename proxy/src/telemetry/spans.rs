@@ -121,6 +121,7 @@ impl Resource {
         let attributes = vec![
             attribute("service.name", Value::Text(telemetry.workload.to_string())),
             attribute("service.namespace", Value::Text(telemetry.namespace.to_string())),
+            attribute("service.instance.id", Value::Text(telemetry.instance.to_string())),
             attribute("telemetry.sdk.name", Value::Text("mesh".to_owned())),
         ];
         Self(WireResource { attributes, ..WireResource::default() })

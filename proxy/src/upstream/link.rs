@@ -61,6 +61,8 @@ pub(super) struct Link {
 pub struct Ready {
     sender: SendRequest<Bytes>,
     slot: Slot,
+    /// The peer is a sidecar that proved itself.
+    meshed: bool,
 }
 
 impl Link {
@@ -110,7 +112,7 @@ impl Link {
             let streams = Rc::clone(&self.streams.borrow());
             let slot = streams.take(|| limit(&sender)).await;
             match sender.ready().await {
-                Ok(sender) => return Ok(Ready { sender, slot }),
+                Ok(sender) => return Ok(Ready { sender, slot, meshed: self.identity.is_some() }),
                 Err(error) => {
                     self.lost(generation);
                     last = Some(error);
@@ -232,20 +234,44 @@ where
 
 /// Sends one request.
 pub(super) async fn send(ready: Ready, request: Request<Body>) -> Result<Response<Body>, SendError> {
-    let Ready { mut sender, slot } = ready;
+    let Ready { mut sender, slot, meshed } = ready;
     let (head, body) = head_for_http2(request)?;
+    let refused = |response: &Response<_>| meshed.then(|| refusal(response)).flatten();
     if body.is_end_stream() {
-        let sent = client::send(&mut sender, slot, head, body).await;
-        return sent.map(|response| response.map(Body::H2)).map_err(|error| failed(&error, Some(Body::Empty)));
+        return match client::send(&mut sender, slot, head, body).await {
+            Ok(response) => match refused(&response) {
+                Some(error) => Err(SendError { body: Some(Box::new(Body::Empty)), ..error }),
+                None => Ok(response.map(Body::H2)),
+            },
+            Err(error) => Err(failed(&error, Some(Body::Empty))),
+        };
     }
     let (body, kept) = replay::record(body);
     match client::send(&mut sender, slot, head, body).await {
-        Ok(response) => {
-            kept.forget();
-            Ok(response.map(Body::H2))
-        }
+        Ok(response) => match refused(&response) {
+            Some(error) => Err(SendError { body: kept.again().map(Box::new), ..error }),
+            None => {
+                kept.forget();
+                Ok(response.map(Body::H2))
+            }
+        },
         Err(error) => Err(failed(&error, kept.again())),
     }
+}
+
+/// What the sidecar at the other end answered because it could not reach its application, or lost it. Such an answer is
+/// its own: from those of applications it removes the header that names the reason.
+fn refusal<B>(response: &Response<B>) -> Option<SendError> {
+    let code = Code::from_header(response.headers().get(names::HEADER_ERROR)?)?;
+    let detail = match code {
+        Code::ConnectFailed => "the application behind the endpoint takes no connection",
+        Code::Overloaded => "the application behind the endpoint takes no more requests",
+        Code::UpstreamReset => "the application behind the endpoint broke the request off",
+        _ => return None,
+    };
+    let unprocessed = code.is_safe_to_retry();
+    let lost = code == Code::UpstreamReset;
+    Some(SendError { lost, ..SendError::new(code, detail, unprocessed, "its sidecar said so") })
 }
 
 /// The head as HTTP/2 wants it: an absolute target, no `host`, the length of the body where it is known.

@@ -228,6 +228,7 @@ fn copy_of(request: &Request<Body>) -> Request<Body> {
 fn failed(error: &h1::ClientError) -> SendError {
     let unprocessed = error.retry() == Retry::Always;
     let (code, detail) = match error.kind() {
+        _ if unprocessed => (Code::ConnectFailed, "the server closed the connection before it took the request"),
         ClientErrorKind::HeadTimeout | ClientErrorKind::WriteTimeout => {
             (Code::Timeout, "the server did not answer in time")
         }

@@ -342,6 +342,7 @@ pub fn endpoint(address: SocketAddr, account: Option<&str>) -> Endpoint {
         address,
         identity: account.map(id),
         workload: WorkloadId { namespace: "shop".into(), name: "w".into() },
+        owner: "w".into(),
         zone: "".into(),
         weight: 1,
         ready: true,

@@ -44,7 +44,7 @@ fn errors_name_file_line_object_field_and_the_nearest_name() {
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: Web}\n".into(),
-            "shop/web.yaml:1: Service default/Web: metadata.name: `Web` is not a name: a-z, 0-9 and `-`, not at an end, at most 63",
+            "shop/web.yaml:1: Service default/Web: metadata.name: `Web` is not a name: a-z, 0-9 and `-`, not at an end, and not too long",
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {}\n".into(),

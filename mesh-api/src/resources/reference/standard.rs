@@ -4,11 +4,12 @@ use super::{Field, fields};
 
 /// Service.
 pub(super) const SERVICE: &[Field] = fields! {
+    "spec.type" "text" "`ClusterIP`" "What it is; one of type `ExternalName` is an alias in DNS, which the mesh does not route.";
     "spec.clusterIP" "IP address or `None`" "none" "Its virtual address; `None` for a headless one.";
     "spec.clusterIPs" "list of IP addresses" "none" "All its virtual addresses, of both families.";
     "spec.selector" "map of text" "none" "Labels that its workloads have, all of them; without any it has no workloads.";
     "spec.ports" "list" "none" "Its ports.";
-    "spec.ports[].name" "text" "none" "Name, where the Service has several.";
+    "spec.ports[].name" "text" "none" "Name, where the Service has several. Where no `appProtocol` is given, a name that begins with `tcp`, `tls`, `https`, `mysql`, `postgres`, `redis`, `mongo` or `smtp` (alone, or before a `-`) makes the port one whose bytes are passed on; HTTP and gRPC are recognised by their first bytes, whatever the name.";
     "spec.ports[].port" "number" "required" "Number.";
     "spec.ports[].targetPort" "number or text" "the same number" "The workloads' port, by number or by name.";
     "spec.ports[].appProtocol" "text" "detected" "What it speaks: `http`, `http2`, `grpc`, `tls`, `tcp`, Kubernetes' own names (`kubernetes.io/h2c`), and names of well-known opaque protocols.";

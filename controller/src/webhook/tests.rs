@@ -1,0 +1,295 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use mesh_api::names;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::inject::{Decision, Namespace, decide};
+
+struct Bench {
+    hook: Arc<Webhook>,
+    _version: watch::Sender<Option<Version>>,
+}
+
+fn bench() -> Bench {
+    let enabled = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
+    let spaces = [("shop".to_owned(), enabled), ("other".to_owned(), BTreeMap::new())];
+    let (known, version) = watch::channel(None);
+    let namespaces = Arc::new(StaticNamespaces(spaces.into()));
+    let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
+    let telemetry = Arc::new(Telemetry::new().unwrap());
+    Bench { hook: Webhook::new(Settings::default(), domain, namespaces, version, telemetry), _version: known }
+}
+
+impl Bench {
+    async fn send(&self, request: http::Request<Full<Bytes>>) -> (StatusCode, String) {
+        let (head, body) = self.hook.answer(request).await.into_parts();
+        (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    async fn post(&self, path: &str, body: impl Into<Bytes>) -> (StatusCode, String) {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        self.send(request.body(Full::new(body.into())).unwrap()).await
+    }
+
+    /// Answers a review that can be answered.
+    async fn review(&self, path: &str, request: Value) -> Value {
+        let (status, body) = self.post(path, review(request).to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+        assert_eq!(answer["kind"], "AdmissionReview");
+        assert_eq!(answer["response"]["uid"], "7");
+        answer["response"].clone()
+    }
+}
+
+fn review(request: Value) -> Value {
+    json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request })
+}
+
+fn of_pod(namespace: &str, pod: &Value) -> Value {
+    json!({
+        "uid": "7", "operation": "CREATE", "namespace": namespace, "object": pod, "oldObject": null,
+        "kind": { "group": "", "version": "v1", "kind": "Pod" }, "userInfo": { "username": "somebody" },
+    })
+}
+
+fn pod(metadata: Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": { "containers": [{ "name": "app", "image": "a" }] } })
+}
+
+fn of_policy(operation: &str, object: &Value, old: &Value) -> Value {
+    json!({
+        "uid": "7", "operation": operation, "namespace": "shop", "object": object, "oldObject": old,
+        "kind": { "group": "mesh.dev", "version": "v1alpha1", "kind": object["kind"].as_str().unwrap_or("AuthorizationPolicy") },
+    })
+}
+
+fn policy(spec: Value) -> Value {
+    json!({
+        "apiVersion": "mesh.dev/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": { "name": "p", "namespace": "shop", "managedFields": [{ "manager": "kubectl" }] }, "spec": spec,
+    })
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_told_so() {
+    let bench = bench();
+    let whole = review(of_pod("shop", &pod(json!({}))));
+    let without = |path: &str| {
+        let mut broken = whole.clone();
+        *broken.pointer_mut(path).unwrap() = Value::Null;
+        broken.to_string()
+    };
+    let mut old = whole.clone();
+    old["apiVersion"] = "admission.k8s.io/v1beta1".into();
+    let mut service = whole.clone();
+    service["request"]["kind"]["kind"] = "Service".into();
+    let nested = "[".repeat(100_000);
+    let bad = [
+        String::new(),
+        "aaaaaa".to_owned(),
+        "[]".to_owned(),
+        "null".to_owned(),
+        "{}".to_owned(),
+        nested,
+        without("/request"),
+        without("/request/uid"),
+        without("/request/kind"),
+        old.to_string(),
+        service.to_string(),
+        r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":""}}"#.to_owned(),
+    ];
+    for body in bad {
+        for path in ["/inject", "/validate"] {
+            let shown: String = body.chars().take(80).collect();
+            let (status, said) = bench.post(path, body.clone()).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{shown}: {said}");
+            assert!(said.len() > 10, "{shown}: {said}");
+        }
+    }
+    let large = bench.post("/inject", vec![b' '; MAX_REVIEW + 1]).await;
+    assert_eq!(large.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn other_requests_are_told_what_there_is() {
+    let bench = bench();
+    let empty = |method: &str, path: &str| {
+        http::Request::builder().method(method).uri(path).body(Full::new(Bytes::new())).unwrap()
+    };
+    assert_eq!(bench.send(empty("GET", "/live")).await, (StatusCode::OK, "live\n".to_owned()));
+    assert_eq!(bench.send(empty("GET", "/inject")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(bench.send(empty("POST", "/live")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(bench.send(empty("POST", "/")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(bench.send(empty("POST", "/inject")).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn a_pod_gets_what_the_pure_function_says() {
+    let bench = bench();
+    let pod = pod(json!({ "generateName": "web-" }));
+    let answer = bench.review("/inject", of_pod("shop", &pod)).await;
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(answer["patchType"], "JSONPatch");
+    let patch: ByteString = serde_json::from_value(answer["patch"].clone()).unwrap();
+    let patch: Value = serde_json::from_slice(&patch.0).unwrap();
+    let labels = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
+    let namespace = Namespace { name: "shop".into(), labels };
+    let Decision::Inject(wanted) = decide(&pod, None, &namespace, &Settings::default(), None) else { panic!() };
+    assert_eq!(patch, serde_json::to_value(&wanted.patch).unwrap());
+    // Once more, as with reinvocation: nothing is left to be done.
+    let again = bench.review("/inject", of_pod("shop", &wanted.pod)).await;
+    assert_eq!((&again["allowed"], again.get("patch")), (&json!(true), None));
+    let page = bench.hook.telemetry.handle().render();
+    for wanted in [r#"result="injected"} 1"#, r#"result="unchanged"} 1"#] {
+        assert!(page.contains(wanted), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn pods_that_are_left_alone_are_let_in() {
+    let bench = bench();
+    let mut update = of_pod("shop", &pod(json!({})));
+    update["operation"] = "UPDATE".into();
+    let mut host = pod(json!({ "labels": { "mesh.dev/inject": "enabled" } }));
+    host["spec"]["hostNetwork"] = true.into();
+    for request in [of_pod("other", &pod(json!({}))), update, of_pod("shop", &host)] {
+        let answer = bench.review("/inject", request).await;
+        assert_eq!((&answer["allowed"], answer.get("patch")), (&json!(true), None), "{answer}");
+    }
+    let answer = bench.review("/inject", of_pod("shop", &host)).await;
+    assert!(answer["warnings"][0].as_str().unwrap().contains("the node's network"), "{answer}");
+    assert_eq!(answer["auditAnnotations"]["injection"], "HostNetwork");
+}
+
+#[tokio::test]
+async fn pods_with_mistakes_are_refused_with_every_reason() {
+    let annotations = json!({ "mesh.dev/skip-inbound-ports": "x", "mesh.dev/proxy-access-log": "y\n" });
+    let answer = bench().review("/inject", of_pod("shop", &pod(json!({ "annotations": annotations })))).await;
+    assert_eq!((&answer["allowed"], answer.get("patch")), (&json!(false), None));
+    assert_eq!(answer["status"]["code"], 422);
+    let message = answer["status"]["message"].as_str().unwrap();
+    for wanted in ["[mesh.dev/skip-inbound-ports]: `x` is not PORT", "[mesh.dev/proxy-access-log]"] {
+        assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn where_a_namespace_would_decide_and_is_not_known_the_pod_has_to_wait() {
+    let bench = bench();
+    let (status, said) = bench.post("/inject", review(of_pod("new", &pod(json!({})))).to_string()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{said}");
+    assert!(said.contains("try again"), "{said}");
+    for (word, patched) in [("enabled", true), ("disabled", false)] {
+        let pod = pod(json!({ "labels": { "mesh.dev/inject": word } }));
+        let answer = bench.review("/inject", of_pod("new", &pod)).await;
+        assert_eq!((&answer["allowed"], answer.get("patch").is_some()), (&json!(true), patched), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn policies_are_judged_as_the_controller_does() {
+    let bench = bench();
+    let good = policy(json!({ "rules": [{ "from": [{ "namespaces": ["web"] }] }] }));
+    let answer = bench.review("/validate", of_policy("CREATE", &good, &Value::Null)).await;
+    assert_eq!(answer["allowed"], true, "{answer}");
+    let cases = [
+        (json!({ "rules": [{ "from": [{ "cidrs": ["10.0.0.0/99"] }] }] }), "spec.rules[0].from[0].cidrs"),
+        (json!({ "rules": [{ "to": [{ "paths": ["no-slash"] }] }] }), "spec.rules[0].to[0].paths"),
+        (json!({ "acton": "Deny" }), "did you mean `action`?"),
+        (json!({ "action": "Maybe" }), "spec.action"),
+        (json!(7), "spec"),
+    ];
+    for (spec, wanted) in cases {
+        let answer = bench.review("/validate", of_policy("CREATE", &policy(spec), &Value::Null)).await;
+        assert_eq!((&answer["allowed"], &answer["status"]["code"]), (&json!(false), &json!(422)), "{answer}");
+        assert!(answer["status"]["message"].as_str().unwrap().contains(wanted), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_object_can_still_be_labelled_and_deleted() {
+    let bench = bench();
+    let broken = policy(json!({ "action": "Maybe" }));
+    let mut labelled = broken.clone();
+    labelled["metadata"]["labels"] = json!({ "a": "b" });
+    let answer = bench.review("/validate", of_policy("UPDATE", &labelled, &broken)).await;
+    assert_eq!(answer["allowed"], true);
+    assert!(answer["warnings"][0].as_str().unwrap().contains("not obeyed"), "{answer}");
+    let otherwise = policy(json!({ "action": "Perhaps" }));
+    assert_eq!(bench.review("/validate", of_policy("UPDATE", &otherwise, &broken)).await["allowed"], false);
+    let mut gone = of_policy("DELETE", &broken, &Value::Null);
+    gone["object"] = Value::Null;
+    assert_eq!(bench.review("/validate", gone).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn what_the_reference_shows_is_let_in() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    let bench = bench();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for document in text.split("\n---").filter(|text| text.contains("mesh.dev/v1alpha1")) {
+            let object: Value = serde_saphyr::from_str(document).unwrap();
+            let answer = bench.review("/validate", of_policy("CREATE", &object, &Value::Null)).await;
+            assert_eq!(answer["allowed"], true, "{document}{answer}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3);
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        Just(Value::from("CREATE")),
+        Just(Value::from("Pod")),
+        Just(Value::from("mesh.dev")),
+        Just(Value::from("AuthorizationPolicy")),
+        Just(Value::from("mesh.dev/v1alpha1")),
+    ];
+    let key = prop_oneof![
+        Just("spec"),
+        Just("metadata"),
+        Just("labels"),
+        Just("annotations"),
+        Just("containers"),
+        Just("kind"),
+        Just("apiVersion"),
+        Just("rules"),
+        Just("name"),
+        Just("volumes"),
+        Just("securityContext"),
+    ];
+    leaf.prop_recursive(5, 48, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone().prop_map(str::to_owned), inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_review_makes_it_panic(object in any_json(), old in any_json(), bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bench = bench();
+            let (status, _) = bench.post("/inject", review(of_pod("shop", &object)).to_string()).await;
+            assert_eq!(status, StatusCode::OK);
+            let (status, _) = bench.post("/validate", review(of_policy("UPDATE", &object, &old)).to_string()).await;
+            assert_eq!(status, StatusCode::OK);
+            let (status, _) = bench.post("/validate", bytes).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+        });
+    }
+}
