@@ -112,6 +112,37 @@ async fn i05_the_request_does_not_choose_the_identity() {
     assert_eq!(uri_of(&answer.chain[0]), "spiffe://cluster.local/ns/a/sa/b");
 }
 
+/// The API server asks the controller's webhooks by name; members know it by its identity all the same.
+#[tokio::test(start_paused = true)]
+async fn the_controller_is_certified_by_name_as_well() {
+    let world = World::new();
+    // What the request wishes is not looked at.
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names.push(rcgen::SanType::DnsName("kubernetes.default.svc".try_into().unwrap()));
+    let csr = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+    let answer = ask(&world.service(), &world.token("mesh-system", "mesh-controller"), csr.clone()).await.unwrap();
+    let (_, cert) = X509Certificate::from_der(&answer.chain[0]).unwrap();
+    let names = &cert.subject_alternative_name().unwrap().unwrap().value.general_names;
+    let services = ["mesh-webhook.mesh-system.svc", "mesh-controller.mesh-system.svc"];
+    let dns = services.into_iter().flat_map(|name| [name.to_owned(), format!("{name}.cluster.local")]);
+    let dns: Vec<String> = dns.collect();
+    let mut expected = vec![GeneralName::URI(&answer.identity)];
+    expected.extend(dns.iter().map(|name| GeneralName::DNSName(name)));
+    assert_eq!(*names, expected);
+    let issuing = world.issuing.borrow();
+    let roots = issuing.roots().iter().map(|root| root.der().clone()).collect();
+    let trust = mesh_api::tls::TrustBundle::new(issuing.domain().clone(), roots).unwrap();
+    let leaf = answer.chain[0].clone().into();
+    let now = rustls_pki_types::UnixTime::since_unix_epoch(world.clock.unix());
+    let known = mesh_api::tls::verify_peer(&trust, &leaf, issuing.chain(), mesh_api::tls::Usage::Server, now).unwrap();
+    assert_eq!(known.as_str(), "spiffe://cluster.local/ns/mesh-system/sa/mesh-controller");
+    // Nobody else has any.
+    for (namespace, account) in [("mesh-system", "mesh-ca"), ("shop", "mesh-controller")] {
+        let other = ask(&world.service(), &world.token(namespace, account), csr.clone()).await.unwrap();
+        assert_eq!(uri_of(&other.chain[0]), other.identity);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_refusal_has_its_code() {
     let world = World::new();

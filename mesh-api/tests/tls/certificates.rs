@@ -71,6 +71,7 @@ async fn f08_two_uri_names_are_refused() {
         ("the same twice", named(vec![uri(WEB), uri(WEB)])),
         ("a web page beside it", named(vec![uri(WEB), uri("https://example.test/")])),
         ("an empty one beside it", named(vec![uri(WEB), uri("")])),
+        ("DNS names between them", named(vec![uri(WEB), Name::Dns(b"web.shop.svc".to_vec()), uri(admin)])),
         ("one that is no text beside it", named(vec![uri(WEB), uri(b"spiffe://td/\xff")])),
         ("one that is no text before it", named(vec![uri(b"\xc3\x28"), uri(WEB)])),
     ])
@@ -87,7 +88,16 @@ async fn f08_two_lists_of_names_are_refused() {
 async fn f09_dns_names_beside_the_uri_are_no_identity() {
     let member = Member::new();
     let dns = Name::Dns(b"admin.shop.svc".to_vec());
-    for names in [vec![uri(WEB), dns.clone()], vec![dns, uri(WEB)]] {
+    // As the controller's, which the API server asks by name; names that look like identities are none.
+    let services = ["mesh-webhook.mesh-system.svc", "mesh-webhook.mesh-system.svc.cluster.local"];
+    let of_services = services.map(|name| Name::Dns(name.into())).into_iter();
+    let lookalike = Name::Dns(b"spiffe://td/ns/shop/sa/admin".to_vec());
+    for names in [
+        vec![uri(WEB), dns.clone()],
+        vec![dns, uri(WEB)],
+        [uri(WEB)].into_iter().chain(of_services).collect(),
+        vec![lookalike.clone(), uri(WEB), lookalike],
+    ] {
         member.assert_takes(&member.root.issue(&named(names)), WEB).await;
     }
 }
