@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -183,11 +184,14 @@ async fn answer(request: Request<Incoming>, world: Arc<Mutex<World>>) -> Result<
 /// A node's folders.
 struct Node {
     folder: tempfile::TempDir,
+    /// The agent's admin server.
+    admin: SocketAddr,
 }
 
 impl Node {
     fn new() -> Self {
-        let node = Self { folder: tempfile::tempdir().unwrap() };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let node = Self { folder: tempfile::tempdir().unwrap(), admin: free };
         for name in ["bin", "conf"] {
             fs::create_dir(node.path(name)).unwrap();
         }
@@ -201,6 +205,18 @@ impl Node {
     fn write(&self, name: &str) {
         let list = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"},{"type":"portmap"}]}"#;
         fs::write(self.path("conf").join(name), list).unwrap();
+    }
+
+    /// A page of the agent.
+    fn page(&self, path: &str) -> String {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = std::net::TcpStream::connect(self.admin)?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin)?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page)?;
+            Ok(page)
+        };
+        ask().unwrap_or_default()
     }
 
     /// The plugins of the list, by their types.
@@ -225,7 +241,7 @@ impl Node {
     /// An agent of this node.
     fn agent(&self, api: &Api, more: &[&str]) -> Child {
         let mut agent = tokio::process::Command::new(env!("CARGO_BIN_EXE_mesh-cni"));
-        agent.args(["install", "--listen", "127.0.0.1:0", "--node-name", "node-1"]).args(more);
+        agent.args(["install", "--listen", &self.admin.to_string(), "--node-name", "node-1"]).args(more);
         for (flag, path) in [
             ("--bin-dir", self.path("bin")),
             ("--conf-dir", self.path("conf")),
@@ -375,7 +391,9 @@ async fn without_the_cluster_a_pod_waits_and_then_fails() {
         let other = node.call_for("ADD", &netns, &named("another"), &configuration).await;
         fails(&other, 11, "another pod of that name");
         // Rights that were taken away.
+        eventually("it is ready", || node.page("/ready").starts_with("HTTP/1.1 200")).await;
         api.world.lock().unwrap().token = "another".into();
+        eventually("it says so", || node.page("/ready").contains("401")).await;
         fails(&node.call("ADD", &netns, "web-1", &configuration).await, 11, "401");
         // The token is renewed, and is on the node at the latest with the next look.
         fs::write(node.path("account/token"), "another").unwrap();
@@ -397,13 +415,18 @@ async fn the_agent_comes_back_after_everybody_else() {
     timeout(LIMIT, async {
         let (api, node) = (Api::start().await, Node::new());
         let agent = node.agent(&api, &["--remove-on-exit"]);
-        eventually("the binary is there", || node.path("bin/mesh-cni").exists()).await;
+        eventually("it says what it waits for", || node.page("/ready").contains("no CNI configuration")).await;
+        assert!(node.path("bin/mesh-cni").exists());
         assert_eq!(node.types("10-net.conflist"), [""; 0]);
         let ours = ["bridge", "portmap", "mesh-cni"];
         for _ in 0..5 {
             node.write("10-net.conflist");
             eventually("it is put back", || node.types("10-net.conflist") == ours).await;
         }
+        eventually("it is ready", || node.page("/ready").starts_with("HTTP/1.1 200")).await;
+        let metrics = node.page("/metrics");
+        assert!(metrics.contains("mesh_cni_installed 1"), "{metrics}");
+        assert!(metrics.contains("mesh_cni_writes_total{what=\"configuration\"}"), "{metrics}");
         // Another one comes before it, by a rename as most programs write, and goes.
         node.write("new");
         fs::rename(node.path("conf/new"), node.path("conf/05-first.conflist")).unwrap();

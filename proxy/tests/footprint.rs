@@ -1,6 +1,7 @@
 //! What an idle proxy costs in memory: little, and no more in a large mesh than in a small one.
 //!
-//! The release build is measured: run `cargo build --release -p mesh-proxy` first.
+//! The release build is measured, the one that images are made of: run `scripts/images.sh` first, or
+//! `cargo build --release -p mesh-proxy`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 
@@ -28,12 +29,14 @@ const OTHERS: u16 = 2_000;
 /// Memory differs a little from start to start: the least of several counts.
 const STARTS: usize = 3;
 
-/// The release build, beside the debug build that runs with this test.
+/// The release build, beside the debug build that runs with this test: the younger one, where there are several.
 fn release() -> PathBuf {
-    let profile = Path::new(env!("CARGO_BIN_EXE_mesh-proxy")).parent().unwrap();
-    let binary = profile.with_file_name("release").join("mesh-proxy");
-    assert!(binary.is_file(), "{} is missing: run `cargo build --release -p mesh-proxy` first", binary.display());
-    binary
+    let debug = Path::new(env!("CARGO_BIN_EXE_mesh-proxy")).parent().unwrap();
+    let image = format!("{}-unknown-linux-gnu/image", std::env::consts::ARCH);
+    let built = ["release", &image].map(|profile| debug.with_file_name(profile).join("mesh-proxy"));
+    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let binary = built.into_iter().filter(|path| path.is_file()).max_by_key(age);
+    binary.expect("there is no release build: run `scripts/images.sh` or `cargo build --release -p mesh-proxy` first")
 }
 
 /// A running proxy; dropped, it is killed.

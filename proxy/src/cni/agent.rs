@@ -37,6 +37,8 @@ use super::{
 
 /// How often it is looked where nothing seems to change: tokens are renewed, and changes can be missed.
 const LOOK: Duration = Duration::from_secs(10);
+/// The same where changes cannot be heard of: nodes run out of inotify instances.
+const LOOK_BLIND: Duration = Duration::from_secs(2);
 /// Between two looks at least: somebody else may write the same file again and again.
 const REST: Duration = Duration::from_millis(100);
 /// What is in the way of the first look is tried again after this time.
@@ -109,24 +111,25 @@ pub async fn run(
     }
     let metrics = Metrics::new();
     let (state, seen) = watch::channel(Some("the plugin is not installed yet".to_owned()));
+    let (trouble, troubled) = watch::channel(None);
     let (installed, is_installed) = watch::channel(false);
     let listener = listen(&sys, settings.listen).await?;
     let mut tasks = Supervisor::new();
-    let page = Admin { mount: Arc::new(Page(seen)), log, metrics: Some(metrics.recorder.handle()) };
+    let page = Admin { mount: Arc::new(Page([seen, troubled])), log, metrics: Some(metrics.recorder.handle()) };
     tasks.spawn("admin", admin::serve(listener, page));
-    match (settings.repair, &settings.name) {
-        (Mode::Off, _) => tracing::info!("pods are not repaired: that is switched off"),
-        (_, None) => tracing::warn!("pods are not repaired: the name of the node is not known (MESH_NODE)"),
-        (mode, Some(node)) => {
+    match &settings.name {
+        None => tracing::warn!("pods are not repaired: the name of the node is not known (MESH_NODE)"),
+        Some(node) => {
             let account = settings.account.clone();
             let repair = Repair {
                 sys,
                 credentials: move || own(&account).map_err(ClusterError::from),
                 node: node.clone(),
-                mode,
+                mode: settings.repair,
                 budget: Budget::new(settings.repairs_each_minute, Instant::now()),
                 installed: is_installed,
                 counters: metrics.repairs(),
+                trouble,
             };
             tasks.spawn("repair", repair.run());
         }
@@ -185,12 +188,24 @@ struct Keeper {
 impl Keeper {
     async fn run(self) {
         let (changed, mut changes) = mpsc::channel(1);
-        let _watcher = self.watch(changed);
+        let mut watcher = None;
+        let mut told = false;
         loop {
+            if watcher.is_none() {
+                watcher = match self.watch(changed.clone()) {
+                    Ok(watcher) => Some(watcher),
+                    Err(error) => {
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::warn!(%error, "changes of the node's folders cannot be heard of; they are looked at");
+                        }
+                        None
+                    }
+                };
+            }
             let wait = match self.look().await {
                 Ok(standing) => {
                     self.tell(&standing);
-                    LOOK
+                    if watcher.is_some() { LOOK } else { LOOK_BLIND }
                 }
                 Err(error) => {
                     self.metrics.failures.increment(1);
@@ -201,28 +216,23 @@ impl Keeper {
                 }
             };
             tokio::time::sleep(REST).await;
-            if timeout(wait, changes.recv()).await == Ok(None) {
-                // There is no watcher: only time passes.
-                tokio::time::sleep(wait).await;
-            }
+            // Either says that it is time to look.
+            let _ = timeout(wait, changes.recv()).await;
         }
     }
 
-    /// Says when something changes in the folders. Where that cannot be had, looking from time to time has to do.
-    fn watch(&self, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-        let tell = move |event: notify::Result<notify::Event>| {
+    /// Says when something changes in the folders, as long as the watcher is there.
+    fn watch(&self, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading a file is no change, but it is an event; a full queue says it already.
             if event.is_ok_and(|event| !event.kind.is_access()) {
                 let _ = changed.try_send(());
             }
-        };
-        let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
-            for folder in &self.folders {
-                watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
-            }
-            Ok(watcher)
-        });
-        watching.map_err(|error| tracing::warn!(%error, "the node's folders are looked at from time to time")).ok()
+        })?;
+        for folder in &self.folders {
+            watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
     }
 
     async fn look(&self) -> Result<Standing, PutError> {
@@ -253,8 +263,8 @@ impl Keeper {
     }
 }
 
-/// The agent's part of the admin server.
-struct Page(watch::Receiver<Option<String>>);
+/// The agent's part of the admin server: what keeps the plugin from its work, if anything.
+struct Page([watch::Receiver<Option<String>>; 2]);
 
 impl Mount for Page {
     fn answer<'a>(&'a self, _: &'a AdminRequest) -> Answer<'a> {
@@ -266,7 +276,7 @@ impl Mount for Page {
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.0.borrow().clone()
+        self.0.iter().find_map(|why_not| why_not.borrow().clone())
     }
 }
 

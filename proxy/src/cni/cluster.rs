@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use mesh_api::{names, sys::Sys};
+use mesh_api::{address::AddressError, names, sys::Sys};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -244,8 +244,8 @@ impl Cluster {
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Answer, ClusterError> {
         let connected = self.within(CONNECT, async {
             let mut last = "its name has no address".to_owned();
-            let addresses = tokio::net::lookup_host((self.credentials.host.as_str(), self.credentials.port)).await;
-            for address in addresses.map_err(|error| self.unreachable(&error))? {
+            let server = self.server().parse().map_err(|error: AddressError| self.unreachable(&error))?;
+            for address in self.sys.net.resolve(&server).await.map_err(|error| self.unreachable(&error))? {
                 match self.sys.net.connect(address).await {
                     Ok(stream) => return Ok(stream),
                     Err(error) => last = error.to_string(),

@@ -115,6 +115,8 @@ pub struct Repair<C> {
     pub installed: watch::Receiver<bool>,
     /// What was done.
     pub counters: Counters,
+    /// Why the cluster cannot be asked, where it cannot: the plugin has the same way to it.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl<C: Fn() -> Result<Credentials, ClusterError> + Send> Repair<C> {
@@ -128,6 +130,7 @@ impl<C: Fn() -> Result<Credentials, ClusterError> + Send> Repair<C> {
                 Err(error) => {
                     self.counters.failed.increment(1);
                     tracing::warn!(%error, "the node's pods cannot be watched");
+                    self.trouble.send_replace(Some(error.to_string()));
                 }
             }
             tokio::time::sleep(backoff.next_wait(rand::random())).await;
@@ -138,6 +141,7 @@ impl<C: Fn() -> Result<Credentials, ClusterError> + Send> Repair<C> {
     async fn round(&mut self, backoff: &mut Backoff) -> Result<(), ClusterError> {
         let cluster = Cluster::new(self.sys.clone(), (self.credentials)()?)?;
         let (pods, since) = cluster.pods(&self.node).await?;
+        self.trouble.send_replace(None);
         for pod in &pods {
             self.look(&cluster, pod).await;
         }
