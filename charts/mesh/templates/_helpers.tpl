@@ -138,6 +138,8 @@ metadata:
     {{- include "mesh.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
+  # One that is broken already does not stand in a drain's way.
+  unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
       {{- include "mesh.selector" . | nindent 6 }}
