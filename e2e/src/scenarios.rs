@@ -1,13 +1,15 @@
 //! All scenarios of the suite on a cluster, in the order in which they are run. Floor 6: imports `suite`.
 
 pub mod cluster;
+pub mod install;
+pub mod shop;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]
