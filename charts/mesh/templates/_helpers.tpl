@@ -138,6 +138,8 @@ metadata:
     {{- include "mesh.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
+  # One that is broken already does not stand in a drain's way.
+  unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
       {{- include "mesh.selector" . | nindent 6 }}
@@ -210,9 +212,6 @@ skip_outbound_ports = {{ .Values.proxy.skipOutboundPorts | quote }}
 skip_subnets = {{ .Values.proxy.skipSubnets | quote }}
 ca = "mesh-ca.mesh-system.svc.{{ .Values.clusterDomain }}:15410"
 discovery = "mesh-controller.mesh-system.svc.{{ .Values.clusterDomain }}:15420"
-
-[webhook]
-listen = "[::]:15430"
 
 [log]
 level = {{ .Values.controlPlane.logLevel | quote }}

@@ -168,7 +168,7 @@ impl Objects {
             let why = format!("the cluster does not serve {} of {}", key.kind, key.api_version);
             return Err(RequestError { what, why, code: 404 });
         };
-        let params = PatchParams { dry_run, ..PatchParams::apply(manager).force() };
+        let params = PatchParams { dry_run, ..PatchParams::apply(manager).force().validation_strict() };
         let applied = answer(&what, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await?;
         Ok(whole(&applied, key))
     }

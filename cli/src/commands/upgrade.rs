@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::install::{WaitArgs, finish};
 use crate::{
-    chart::{Chart, MESH, object::Key, values},
+    chart::{Chart, ChartError, MESH, object::Key, values},
     cluster::ClusterArgs,
     io::{Format, Out, Tone},
     release::{
@@ -128,8 +128,21 @@ fn goal(args: &Args, before: &Record, given: &Value) -> anyhow::Result<Goal> {
     );
     let mut values = if args.reset_values { serde_json::json!({}) } else { before.current.values.clone() };
     values::overlay(&mut values, given);
+    same_trust_domain(&before.current.values, &values)?;
     let wanted = Wanted::rendered(&values, true, !args.skip_crds)?;
     Ok(Goal { wanted, version: VERSION.to_owned(), values })
+}
+
+/// Fails where members would get names of another domain: those of now would not know them.
+fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
+    let chart = Chart::carried(MESH)?;
+    let of = |values: &Value| Ok::<_, ChartError>(chart.values(values)?["trustDomain"].clone());
+    let (before, after) = (of(before)?, of(after)?);
+    anyhow::ensure!(
+        before == after,
+        "trustDomain is {before} and cannot become {after}: every identity would change at once;          that takes `meshctl uninstall` and `meshctl install`"
+    );
+    Ok(())
 }
 
 /// True where version `left` came out before `right`.
@@ -159,7 +172,17 @@ async fn prune(site: &Site, gone: &[Key], out: &mut Out) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_trust_domain_stays() {
+        let (none, own, other) = (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
+        assert!(same_trust_domain(&none, &json!({ "trustDomain": "cluster.local" })).is_ok());
+        assert!(same_trust_domain(&own, &own).is_ok());
+        assert!(same_trust_domain(&own, &other).unwrap_err().to_string().contains("cannot become"));
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {
