@@ -3,10 +3,10 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test setup build release docs fmt
+.PHONY: help demo test e2e cluster-up cluster-down cluster-shell setup build release docs fmt
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## build and run a whole mesh on this machine (ARGS="--check" asserts what it shows)
 	$(CARGO) build --quiet -p meshctl
@@ -14,6 +14,19 @@ demo: ## build and run a whole mesh on this machine (ARGS="--check" asserts what
 
 test: ## everything CI runs: installs what it needs, says at the end what it ran
 	scripts/test.sh
+
+e2e: ## the suite on a real Kubernetes (PROVIDER=processes|kind, KEEP=1, ARGS="NAME..." selects scenarios)
+	$(CARGO) build --quiet -p mesh-e2e --bins
+	$(CARGO) run --quiet -p mesh-e2e --bin mesh-e2e -- $(ARGS)
+
+cluster-up: ## a real Kubernetes on this machine, as root (ARGS="--nodes 2")
+	$(CARGO) run --quiet -p mesh-e2e --bin mesh-cluster -- up $(ARGS)
+
+cluster-down: ## remove it, and check that nothing is left
+	$(CARGO) run --quiet -p mesh-e2e --bin mesh-cluster -- down
+
+cluster-shell: ## a shell in which kubectl and helm talk to it (ARGS="kubectl get pods -A" runs that instead)
+	@$(CARGO) run --quiet -p mesh-e2e --bin mesh-cluster -- shell $(ARGS)
 
 setup: ## install what the tests need (Debian packages; needs root)
 	scripts/setup.sh

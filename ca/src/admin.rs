@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::issuer::{Control, Issuing, Report, rotation::Order};
 
 /// The authority's pages. They are there before the authority is: it may have to wait for the API server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pages {
     parts: OnceLock<Parts>,
     /// What it waits for until then.
@@ -38,6 +38,12 @@ pub struct Parts {
 
 /// Before there is anything to sign with.
 const EARLY: &str = "there is nothing to sign with yet; /ready says what is waited for\n";
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { parts: OnceLock::new(), waiting: Mutex::new("the authority has only begun".to_owned()) }
+    }
+}
 
 impl Pages {
     /// The authority is there.

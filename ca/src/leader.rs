@@ -21,6 +21,8 @@ pub const LEASE: &str = "mesh-ca";
 const DURATION: Duration = Duration::from_secs(10);
 /// The lease is renewed this long before it runs out; clocks may be this far apart.
 const GRACE: Duration = Duration::from_secs(4);
+/// Who does not lead looks this often whether the lease was given back: its own library waits until it runs out.
+const LOOK: Duration = Duration::from_secs(3);
 /// Waits between tries grow from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Giving the lease back takes at most this long.
@@ -75,18 +77,29 @@ impl Candidate {
 
     /// Until something fails.
     async fn strive(&self, backoff: &mut Backoff) -> LeaseManagerError {
-        let manager = match self.manager().await {
-            Ok(manager) => manager,
-            Err(error) => return error,
-        };
         loop {
-            match manager.changed().await {
-                Ok(leads) => {
-                    backoff.reset();
-                    self.set(leads);
-                }
-                Err(error) => return error,
+            if let Err(error) = self.look(backoff).await {
+                return error;
             }
+        }
+    }
+
+    /// Takes the lease where it is free, and keeps it; where it is another's, comes back after a while.
+    async fn look(&self, backoff: &mut Backoff) -> Result<(), LeaseManagerError> {
+        let manager = self.manager().await?;
+        loop {
+            let changed = manager.changed();
+            let leads = if *self.leading.borrow() {
+                changed.await?
+            } else {
+                match timeout(LOOK, changed).await {
+                    Ok(changed) => changed?,
+                    // What was begun and cut off here is seen when the lease is read anew.
+                    Err(_) => return Ok(()),
+                }
+            };
+            backoff.reset();
+            self.set(leads);
         }
     }
 

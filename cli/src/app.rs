@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     commands::{
-        check, completion, dashboard, demo, demo_app, exec, install, part, prune, run, status, uninstall, up, upgrade,
-        version,
+        check, check_inject, completion, dashboard, demo, demo_app, exec, inject, install, part, prune, run, status,
+        uninject, uninstall, up, upgrade, version,
     },
     io::{self, Out},
 };
@@ -33,6 +33,12 @@ enum Command {
     Prune(prune::Args),
     /// Take the mesh out of a cluster.
     Uninstall(uninstall::Args),
+    /// Put sidecars into manifests.
+    Inject(inject::Args),
+    /// Take sidecars out of manifests.
+    Uninject(uninject::Args),
+    /// Explain whether a pod gets a sidecar.
+    CheckInject(Box<check_inject::Args>),
     /// Run a small shop in a mesh, to look at or to prove it.
     Demo(demo::Args),
     /// Run the mesh that a folder of manifests describes.
@@ -94,6 +100,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Upgrade(args) => return block_on(upgrade::run(*args, out)),
         Command::Prune(args) => return block_on(prune::run(args, out)),
         Command::Uninstall(args) => return block_on(uninstall::run(args, out)),
+        Command::Inject(args) => return inject::run(&args, &mut out),
+        Command::Uninject(args) => return uninject::run(&args, &mut out),
+        Command::CheckInject(args) => return block_on(check_inject::run(*args, out)),
         Command::Demo(args) => return block_on(demo::run(args, out)),
         Command::DemoApp(args) => return block_on(demo_app::run(args)),
         Command::Up(args) => return block_on(up::run(args, out)),

@@ -12,7 +12,9 @@
 //!     view         what `status` and `demo` show, computed from what was asked
 //!     check        what is wrong with a mesh on a cluster, and what to do
 //!     local        the local runner: a control plane and workloads as processes
-//!  1  cluster      which cluster is meant, a connection to it, its objects, how far a rollout is
+//!     injection  what is injected, and why not: manifests and settings that are meant, decisions told
+//!  1  manifest   manifests of users, changed without a word more than needed
+//!     cluster      which cluster is meant, a connection to it, its objects, how far a rollout is
 //!     query        asks admin servers, reads Prometheus text
 //!     collector    receives traces, shows them
 //!  0  chart        the charts that the program carries: values, schema, objects
@@ -26,8 +28,10 @@ pub mod cluster;
 pub mod collector;
 pub mod commands;
 pub mod demo;
+pub mod injection;
 pub mod io;
 pub mod local;
+pub mod manifest;
 pub mod query;
 pub mod reference;
 pub mod release;

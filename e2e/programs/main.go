@@ -22,6 +22,7 @@ var commands = map[string]func(args []string) error{
 	"tcp-echo":    tcpEcho,
 	"shop":        shop,
 	"load":        load,
+	"webhook":     webhook,
 }
 
 func main() {

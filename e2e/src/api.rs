@@ -1,5 +1,9 @@
 //! A cluster's API server, as the suite talks to it: manifests are applied, conditions awaited. Floor 1.
 
+mod pods;
+
+pub use pods::Ran;
+
 use std::{
     collections::HashMap,
     path::Path,

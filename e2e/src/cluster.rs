@@ -7,7 +7,7 @@
 //! 3  this file: up, down
 //! 2  machine
 //! 1  config  state
-//! 0  plan  pki  cgroup  parts  init
+//! 0  plan  pki  cgroup  parts  init  limits
 //! ```
 //!
 //! Everything of a cluster is in one folder, in one tree of control groups, and behind one link. What it is made of is
@@ -16,6 +16,7 @@
 pub mod cgroup;
 pub mod config;
 pub mod init;
+pub mod limits;
 pub mod machine;
 pub mod parts;
 pub mod pki;
@@ -48,6 +49,10 @@ use state::State;
 const READY: Duration = Duration::from_secs(120);
 /// How long the import of one image may take.
 const IMPORT: Duration = Duration::from_secs(180);
+/// How many lines of a log an error shows.
+const LINES: usize = 12;
+/// How much of each line, in characters.
+const WIDTH: usize = 300;
 /// Folders that nodes have their own of: nothing that they need may be in them.
 const HIDDEN: [&str; 8] = ["/etc", "/run", "/tmp", "/opt", "/proc", "/sys", "/var/lib", "/var/log"];
 
@@ -85,6 +90,7 @@ pub async fn up(name: &str, nodes: u8) -> Result<Cluster> {
     }
     remove(&base, name)?;
     let parts = Parts::get()?;
+    limits::check(nodes)?;
     let begun = Instant::now();
     let cluster = prepare(&base, name, nodes, &parts)?;
     let say = |what: &str| eprintln!("{:5.1} s  {what}", begun.elapsed().as_secs_f64());
@@ -112,8 +118,12 @@ pub fn find(name: &str) -> Result<Option<Cluster>> {
 pub fn down(name: &str) -> Result<()> {
     plan::check_name(name)?;
     let base = base();
-    let _lock = state::lock(&base, name)?;
-    remove(&base, name)
+    let lock = state::lock(&base, name)?;
+    remove(&base, name)?;
+    lock.remove();
+    // Only where this was the last one.
+    let _ = fs::remove_dir(&base);
+    Ok(())
 }
 
 fn find_in(base: &Path, name: &str) -> Result<Option<Cluster>> {
@@ -123,12 +133,13 @@ fn find_in(base: &Path, name: &str) -> Result<Option<Cluster>> {
 fn prepare(base: &Path, name: &str, nodes: u8, parts: &Parts) -> Result<Cluster> {
     let layout = Layout::detect()?;
     let state = {
-        let _slots = state::lock(base, "slots")?;
+        let slots = state::lock(base, "slots")?;
         let plan = Plan::new(name, state::free_slot(base)?, nodes, base)?;
         fs::create_dir_all(&plan.dir).with_context(|| format!("cannot make {}", plan.dir.display()))?;
         let groups = layout.groups(&plan.cgroup());
         let state = State { plan, groups, version: layout.version(), settings: state::settings() };
         state.save()?;
+        slots.remove();
         state
     };
     let plan = &state.plan;
@@ -156,6 +167,7 @@ async fn start(cluster: &Cluster, parts: &Parts, say: &impl Fn(&str)) -> Result<
     };
     let server = cluster.server().await?;
     cluster.await_ready(&server).await?;
+    fs::write(cluster.plan().served(), "")?;
     say("the API server is ready");
     for node in cluster.nodes() {
         cluster.join(&server, node).await?;
@@ -283,12 +295,15 @@ impl Cluster {
     fn explain(&self, error: anyhow::Error, node: &Node, programs: &[&str]) -> anyhow::Error {
         let mut files = vec![node.log()];
         files.extend(programs.iter().map(|name| node.logs().join(format!("{name}.log"))));
-        let mut text = String::new();
+        let mut text = format!("{error:#}");
         for file in files {
             let log = fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-            text.push_str(&format!("\n--- end of {}:\n{}", file.display(), tail(&log)));
+            let lines: Vec<String> =
+                log.lines().rev().take(LINES).map(|line| line.chars().take(WIDTH).collect()).collect();
+            let lines = lines.iter().rev().map(|line| format!("\n    {line}")).collect::<String>();
+            text.push_str(&format!("\n  end of {}:{lines}", file.display()));
         }
-        error.context(text)
+        anyhow!(text)
     }
 }
 

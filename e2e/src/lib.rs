@@ -4,8 +4,11 @@
 //! Floors within, each importing lower ones only:
 //!
 //! ```text
+//! 6  scenarios
+//! 5  suite
+//! 4  provider
 //! 3  compare  cluster
-//! 2  mesh  programs  capture  netns
+//! 2  mesh  programs  capture  netns  tools
 //! 1  stage  http  tls  bin  cache  api
 //! 0  ports  process  transcript  oci
 //! ```
@@ -26,6 +29,10 @@ pub mod oci;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod provider;
+pub mod scenarios;
 pub mod stage;
+pub mod suite;
 pub mod tls;
+pub mod tools;
 pub mod transcript;

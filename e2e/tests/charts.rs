@@ -22,7 +22,10 @@ const SOON: Duration = Duration::from_secs(60);
 /// Values that bring every branch of the templates about.
 const VALUES: [(&str, &str); 7] = [
     ("the defaults", "{}"),
-    ("a plugin instead of init containers", "cni: { enabled: true, binDir: /opt/bin, tolerations: [], priorityClassName: '' }"),
+    (
+        "a plugin instead of init containers",
+        "cni: { enabled: true, binDir: /opt/bin, tolerations: [], priorityClassName: '' }",
+    ),
     (
         "everything that can be left out",
         "namespace: { create: false }\n\
@@ -111,10 +114,26 @@ fn a_short_way_is_the_long_one() {
     let values = dir.path().join("values.yaml");
     std::fs::write(&values, "cni: { enabled: true }\nca: { replicas: 5 }\nproxy: { logLevel: debug }\n").unwrap();
     let mut merged = Command::new(bin::meshctl().unwrap());
-    merged.args(["install", "--dry-run", "--skip-crds", "--ha", "--cni", "--set", "ca.replicas=5,proxy.logLevel=debug"]);
+    merged.args([
+        "install",
+        "--dry-run",
+        "--skip-crds",
+        "--ha",
+        "--cni",
+        "--set",
+        "ca.replicas=5,proxy.logLevel=debug",
+    ]);
     let mut files = Command::new(bin::meshctl().unwrap());
-    files.args(["install", "--dry-run", "--skip-crds", "-f"]).arg(charts().join("mesh/values-ha.yaml")).arg("-f").arg(&values);
-    same("flags", &objects(&must_run(&merged, SOON).unwrap().text()), &objects(&must_run(&files, SOON).unwrap().text()));
+    files
+        .args(["install", "--dry-run", "--skip-crds", "-f"])
+        .arg(charts().join("mesh/values-ha.yaml"))
+        .arg("-f")
+        .arg(&values);
+    same(
+        "flags",
+        &objects(&must_run(&merged, SOON).unwrap().text()),
+        &objects(&must_run(&files, SOON).unwrap().text()),
+    );
 }
 
 /// Both refuse the same values: Helm by the schema, meshctl by its own reading of it.
@@ -122,8 +141,16 @@ fn a_short_way_is_the_long_one() {
 fn wrong_values_are_refused_by_both() {
     let program = Recipe::go("helm", "tools/helm", &["helm"], "").program("helm").unwrap();
     for wrong in [
-        "ca.replica=3", "ca.replicas=0", "ca.replicas=x", "defaults.transport=strikt", "telemetry.traceRatio=2",
-        "ca.certificates.ttl=soon", "trustDomain=UPPER", "image.tag=a b", "webhook.timeoutSeconds=31", "proxy.skipOutboundPorts=a",
+        "ca.replica=3",
+        "ca.replicas=0",
+        "ca.replicas=x",
+        "defaults.transport=strikt",
+        "telemetry.traceRatio=2",
+        "ca.certificates.ttl=soon",
+        "trustDomain=UPPER",
+        "image.tag=a b",
+        "webhook.timeoutSeconds=31",
+        "proxy.skipOutboundPorts=a",
     ] {
         let mut helm = Command::new(&program);
         helm.args(["template", "mesh"]).arg(charts().join("mesh")).args(["--set", wrong]);

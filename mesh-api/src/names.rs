@@ -74,6 +74,10 @@ pub const ANNOTATION_NATIVE_SIDECAR: &str = "mesh.dev/native-sidecar";
 pub const PROXY_CONTAINER: &str = "mesh-proxy";
 /// Name of the init container that redirects connections, or that looks whether the CNI plugin did.
 pub const INIT_CONTAINER: &str = "mesh-init";
+/// Label of a pod whose network has to be made anew, where the CNI agent may not delete pods: [`REPAIR_VALUE`].
+pub const LABEL_REPAIR: &str = "mesh.dev/repair";
+/// Value of [`LABEL_REPAIR`].
+pub const REPAIR_VALUE: &str = "needed";
 /// Volume of a pod with the sidecar's bootstrap token and the roots,
 pub const IDENTITY_VOLUME: &str = "mesh-identity";
 /// and where containers of the mesh have it.
@@ -118,6 +122,8 @@ pub const PORT_CA: u16 = 15410;
 pub const PORT_DISCOVERY: u16 = 15420;
 /// Port of a proxy's admin server.
 pub const PORT_ADMIN: u16 = 15490;
+/// Port of the CNI agent's admin server, on the node.
+pub const PORT_CNI: u16 = 15480;
 /// Port to which inbound connections are redirected.
 pub const PORT_INBOUND: u16 = 15440;
 /// Port to which outbound connections are redirected.

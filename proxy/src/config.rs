@@ -247,7 +247,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("identity.trust_domain", "Trust domain of the mesh."),
     ("identity.ca", "`HOST:PORT` of the certificate authority; a host name is resolved at each connection."),
     ("identity.token_file", "File with the bootstrap token; read again for each certificate."),
-    ("identity.roots_file", "PEM file with the roots to trust for the first contact; read again when it cannot be made."),
+    (
+        "identity.roots_file",
+        "PEM file with the roots to trust for the first contact; read again when it cannot be made.",
+    ),
     ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
     ("discovery.address", "`HOST:PORT` of the controller; a host name is resolved at each connection."),
     ("discovery.wait", "How long a connection waits for the first answer about its destination."),

@@ -16,6 +16,7 @@
 //!  3  discovery   what is known of the mesh, and the stream it comes over
 //!  2  authz routing balance budget detect     pure: they decide
 //!     l7          HTTP/1 codec, HTTP/2, bodies
+//!     cni         redirection by the node, for pods that may not redirect themselves
 //!  1  normal      the one normal form of a request
 //!     trace       trace context
 //!     l4          accept, copy
@@ -34,6 +35,7 @@ pub mod authz;
 pub mod balance;
 pub mod budget;
 pub mod carry;
+pub mod cni;
 pub mod config;
 pub mod detect;
 pub mod discovery;

@@ -211,6 +211,9 @@ skip_subnets = {{ .Values.proxy.skipSubnets | quote }}
 ca = "mesh-ca.mesh-system.svc.{{ .Values.clusterDomain }}:15410"
 discovery = "mesh-controller.mesh-system.svc.{{ .Values.clusterDomain }}:15420"
 
+[webhook]
+listen = "[::]:15430"
+
 [log]
 level = {{ .Values.controlPlane.logLevel | quote }}
 format = {{ .Values.controlPlane.logFormat | quote }}

@@ -138,7 +138,10 @@ mod tests {
 
     #[test]
     fn a_structure_becomes_yaml_that_reads_back() {
-        let text = rendered("a:\n  first: 1\n  {{- toYaml .Values.deep | nindent 2 }}\nb:\n  {{- toYaml .Values.list | nindent 2 }}", "");
+        let text = rendered(
+            "a:\n  first: 1\n  {{- toYaml .Values.deep | nindent 2 }}\nb:\n  {{- toYaml .Values.list | nindent 2 }}",
+            "",
+        );
         let value = super::super::yaml::one(&text.unwrap()).unwrap();
         assert_eq!(value, json!({ "a": { "first": 1, "k": "v" }, "b": ["x"] }));
     }

@@ -154,13 +154,21 @@ impl Objects {
     /// # Errors
     /// [`RequestError`].
     pub async fn apply(&self, object: &Object, dry_run: bool) -> Result<Value, RequestError> {
+        self.apply_as(FIELD_MANAGER, object, dry_run).await
+    }
+
+    /// As [`Objects::apply`], but the fields belong to somebody else: what `meshctl` itself has written stays.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn apply_as(&self, manager: &str, object: &Object, dry_run: bool) -> Result<Value, RequestError> {
         let key = &object.key;
         let what = format!("applying {key}");
         let Some(api) = self.api(key).await? else {
             let why = format!("the cluster does not serve {} of {}", key.kind, key.api_version);
             return Err(RequestError { what, why, code: 404 });
         };
-        let params = PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).force() };
+        let params = PatchParams { dry_run, ..PatchParams::apply(manager).force() };
         let applied = answer(&what, api.patch(&key.name, &params, &Patch::Apply(&object.value))).await?;
         Ok(whole(&applied, key))
     }

@@ -1,6 +1,6 @@
 //! How far a component of the mesh is, and what its pods wait for.
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::{
     Api, Client,
     api::{ListParams, LogParams},
@@ -103,7 +103,7 @@ async fn reasons(client: &Client, key: &Key, value: &Value) -> Result<Vec<String
     let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
     let listed = answer("listing pods", pods.list(&ListParams::default().labels(&selector))).await?;
     let mut reasons = Vec::new();
-    for pod in &listed.items {
+    for pod in newest(&listed.items) {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let Some(trouble) = trouble(pod) else { continue };
         let detail = match &trouble {
@@ -123,6 +123,17 @@ async fn reasons(client: &Client, key: &Key, value: &Value) -> Result<Vec<String
         reasons.push(shortened(failure));
     }
     Ok(reasons)
+}
+
+/// Pods of the newest kind only: what is wrong with those that are replaced matters no more.
+fn newest(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+    let kind = |pod: &Pod| {
+        let labels = pod.metadata.labels.as_ref()?;
+        labels.get("pod-template-hash").or_else(|| labels.get("controller-revision-hash")).cloned()
+    };
+    let youngest = pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
+    let wanted = youngest.and_then(kind);
+    pods.iter().filter(move |pod| wanted.is_none() || kind(pod) == wanted)
 }
 
 /// Why a pod is not ready.
@@ -159,22 +170,20 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     for container in containers.filter(|container| !container.ready) {
         let name = container.name.clone();
-        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let state = container.state.as_ref();
-        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0) {
-            let text = format!("container {name} ended with code {}", ended.exit_code);
+        let ended = |state: &ContainerState| state.terminated.as_ref().map(|ended| ended.exit_code);
+        let code = state.and_then(ended).or_else(|| container.last_state.as_ref().and_then(ended));
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        let crashes = waiting.is_none_or(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
+        if let Some(code) = code.filter(|code| *code != 0 && crashes) {
+            // The same words whatever it does at this moment: it is started again and again.
+            let text = format!("container {name} crashes, last with code {code}");
             return Some(Trouble::Crash { container: name, text });
         }
-        let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) else { continue };
+        let Some(waiting) = waiting else { continue };
         let message = waiting.message.clone().unwrap_or_default();
         match waiting.reason.as_deref().unwrap_or_default() {
-            "CrashLoopBackOff" => {
-                let code = ended.map(|ended| ended.exit_code.to_string()).unwrap_or_else(|| "?".to_owned());
-                let times = container.restart_count;
-                let text = format!("container {name} crashed {times} times, last with code {code}");
-                return Some(Trouble::Crash { container: name, text });
-            }
-            "ContainerCreating" | "PodInitializing" => {}
+            "ContainerCreating" | "PodInitializing" | "CrashLoopBackOff" => {}
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => {
                 return Some(Trouble::Told(format!("cannot get the image {}: {message}", container.image)));
             }
@@ -185,9 +194,9 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
     Some(Trouble::Waiting(if running { "runs, but is not ready yet" } else { "is being started" }.to_owned()))
 }
 
-/// The last line of a container's log, of its run before where this one has said nothing.
+/// The last line of a container that crashed: of its run before where it runs again.
 async fn last_words(pods: &Api<Pod>, pod: &str, container: &str) -> Option<String> {
-    for previous in [false, true] {
+    for previous in [true, false] {
         let container = Some(container.to_owned());
         let params = LogParams { container, previous, tail_lines: Some(3), ..LogParams::default() };
         let log = answer("reading a log", pods.logs(pod, &params)).await.unwrap_or_default();
@@ -258,6 +267,17 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_are_replaced_do_not_matter() {
+        let pod = |name: &str, hash: &str, time: &str| {
+            let metadata = json!({ "name": name, "labels": { "pod-template-hash": hash }, "creationTimestamp": time });
+            serde_json::from_value::<Pod>(json!({ "metadata": metadata })).unwrap()
+        };
+        let pods = [pod("old", "1", "2026-01-01T00:00:00Z"), pod("new", "2", "2026-01-02T00:00:00Z")];
+        let names: Vec<_> = newest(&pods).filter_map(|pod| pod.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["new"]);
+    }
+
+    #[test]
     fn it_is_said_why_a_pod_is_not_ready() {
         assert_eq!(told(json!({ "conditions": [{ "type": "Ready", "status": "True" }] })), None);
         let unscheduled =
@@ -267,13 +287,15 @@ mod tests {
         let wanted = Trouble::Told("cannot get the image i:1: Back-off".into());
         assert_eq!(told(json!({ "containerStatuses": pull })), Some(wanted));
         let crash = container(json!({ "waiting": { "reason": "CrashLoopBackOff" } }));
-        let text = "container ca crashed 4 times, last with code 1".to_owned();
-        assert_eq!(told(json!({ "containerStatuses": crash })), Some(Trouble::Crash { container: "ca".into(), text }));
+        let text = "container ca crashes, last with code 1".to_owned();
+        let wanted = || Some(Trouble::Crash { container: "ca".into(), text: text.clone() });
+        assert_eq!(told(json!({ "containerStatuses": crash })), wanted());
+        let again = container(json!({ "running": {} }));
+        assert_eq!(told(json!({ "phase": "Running", "containerStatuses": again })), wanted());
         let creating = container(json!({ "waiting": { "reason": "ContainerCreating" } }));
         let wanted = Trouble::Waiting("is being started".into());
         assert_eq!(told(json!({ "phase": "Pending", "containerStatuses": creating })), Some(wanted));
-        let running = container(json!({ "running": {} }));
         let wanted = Trouble::Waiting("runs, but is not ready yet".into());
-        assert_eq!(told(json!({ "phase": "Running", "containerStatuses": running })), Some(wanted));
+        assert_eq!(told(json!({ "phase": "Running" })), Some(wanted));
     }
 }

@@ -94,7 +94,7 @@ fn show(remains: &Remains, out: &mut Out) -> std::io::Result<()> {
         let pods: usize = remains.injected.values().sum();
         let namespaces: Vec<String> = remains.injected.iter().map(|(name, pods)| format!("{name} ({pods})")).collect();
         out.toned(Tone::Warn, &format!(
-            "{pods} pods still have a sidecar: {}\n  without a control plane they keep what they know, but learn nothing new, and their certificates run out\n  \
+            "pods that still have a sidecar: {pods}, in {}\n  without a control plane they keep what they know, but learn nothing new, and their certificates run out\n  \
              within a day; restart them afterwards: kubectl rollout restart deployment -n NAME",
             namespaces.join(", ")
         ))?;

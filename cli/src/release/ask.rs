@@ -7,7 +7,10 @@ use std::io::{self, BufRead, IsTerminal, Write};
 /// # Errors
 /// That there is no terminal.
 pub fn go_on(question: &str) -> anyhow::Result<bool> {
-    anyhow::ensure!(io::stdin().is_terminal(), "there is nobody to ask: {question} Say --yes to go on without asking");
+    anyhow::ensure!(
+        io::stdin().is_terminal(),
+        "there is no terminal to ask at; say --yes to go on without being asked"
+    );
     write!(io::stderr(), "{question} [y/N] ")?;
     io::stderr().flush()?;
     let mut answer = String::new();

@@ -3,18 +3,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mesh_api::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Site, order, record};
+use super::{Site, order, record, wait};
 use crate::{
-    chart::{MESH, MESH_CRDS, MESH_VIZ, object::Key},
+    chart::{MESH, MESH_CRDS, MESH_VIZ, Object, object::Key},
     cluster::objects::RequestError,
     io::{Out, Tone},
 };
 
 /// One step takes at most this long.
 const STEP: Duration = Duration::from_secs(180);
+/// The DaemonSet of the CNI plugin's agents.
+const CNI: &str = "mesh-cni";
 /// How often it is looked whether something is gone.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -141,6 +143,11 @@ pub async fn all(site: &Site, keys: &[Key], out: &mut Out) -> anyhow::Result<()>
         steps.entry(order::step(key)).or_default().push(key);
     }
     for (step, keys) in steps {
+        for key in keys.iter().filter(|key| key.kind == "DaemonSet" && key.name == CNI) {
+            if let Err(error) = retire(site, key).await {
+                out.toned(Tone::Warn, &format!("the CNI plugin may stay on some nodes: {error:#}"))?;
+            }
+        }
         for key in &keys {
             site.objects.delete(key).await?;
         }
@@ -155,6 +162,20 @@ pub async fn all(site: &Site, keys: &[Key], out: &mut Out) -> anyhow::Result<()>
         out.toned(Tone::Plain, &format!("removed {what} ({})", keys.len()))?;
     }
     Ok(())
+}
+
+/// Has the agents of the CNI plugin take it from their nodes when they end: without a cluster that it may ask it lets no
+/// pod start. It is not so all the time, because a new agent must not open a gap when it takes over from an old one.
+async fn retire(site: &Site, key: &Key) -> anyhow::Result<()> {
+    let env = json!([{ "name": "MESH_CNI_REMOVE_ON_EXIT", "value": "true" }]);
+    let containers = json!([{ "name": "cni", "env": env }]);
+    let object = json!({
+        "apiVersion": key.api_version, "kind": key.kind, "metadata": { "name": key.name, "namespace": key.namespace },
+        "spec": { "template": { "spec": { "containers": containers } } },
+    });
+    let object = Object::new(object).map_err(anyhow::Error::msg)?;
+    site.objects.apply_as("meshctl-uninstall", &object, false).await?;
+    wait::quietly(site, std::slice::from_ref(key), STEP).await
 }
 
 async fn gone(site: &Site, keys: &[&Key]) -> anyhow::Result<()> {

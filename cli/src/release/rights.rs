@@ -30,6 +30,7 @@ pub async fn missing(
     let reviews: Api<SelfSubjectAccessReview> = Api::all(site.cluster.client());
     let mut missing = Vec::new();
     for (group, resource, namespace) in wanted {
+        let mut refused = Vec::new();
         for verb in verbs {
             let attributes = ResourceAttributes {
                 group: Some(group.clone()),
@@ -43,11 +44,13 @@ pub async fn missing(
             let params = PostParams::default();
             let review = answer("asking what you may do", reviews.create(&params, &review)).await?;
             if !review.status.is_some_and(|status| status.allowed) {
-                let place =
-                    if namespace.is_empty() { "the cluster".to_owned() } else { format!("namespace {namespace}") };
-                let dot = if group.is_empty() { "" } else { "." };
-                missing.push(format!("{verb} {resource}{dot}{group} in {place}"));
+                refused.push(*verb);
             }
+        }
+        if !refused.is_empty() {
+            let place = if namespace.is_empty() { "the cluster".to_owned() } else { format!("namespace {namespace}") };
+            let dot = if group.is_empty() { "" } else { "." };
+            missing.push(format!("{} {resource}{dot}{group} in {place}", refused.join(", ")));
         }
     }
     Ok(missing)

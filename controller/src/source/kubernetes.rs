@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use self::{
-    discover::{Served, look},
+    discover::{Known, look},
     follow::{Follower, follow},
     state::{State, Step},
 };
@@ -55,7 +55,7 @@ enum Brought {
     /// A watch of a kind.
     Step(usize, Step),
     /// Which kinds there are.
-    Served(Served),
+    Served(Known),
 }
 
 /// Watches an API server and sends what changes, until the receiver is gone.
@@ -84,9 +84,12 @@ pub async fn watch(options: Options, events: mpsc::Sender<Event>) -> anyhow::Res
                 // What was on its way when its watch was ended.
                 Brought::Step(kind, _) if !running.contains_key(&kind) => continue,
                 Brought::Step(kind, step) => state.take(kind, step),
-                Brought::Served(served) => {
-                    rewatch(&served, &follower, &mut running, &mut tasks);
-                    let there: Vec<bool> = served.iter().map(Option::is_some).collect();
+                Brought::Served(known) => {
+                    rewatch(&known, &follower, &mut running, &mut tasks);
+                    if !known.complete {
+                        continue;
+                    }
+                    let there: Vec<bool> = known.served.iter().map(Option::is_some).collect();
                     state.serve(&there)
                 }
             },
@@ -101,20 +104,20 @@ pub async fn watch(options: Options, events: mpsc::Sender<Event>) -> anyhow::Res
 
 /// Starts watches of kinds that came, and ends those of kinds that went or are served otherwise.
 fn rewatch(
-    served: &Served,
+    known: &Known,
     follower: &Follower,
     running: &mut BTreeMap<usize, (&'static str, AbortHandle)>,
     tasks: &mut JoinSet<()>,
 ) {
-    for (kind, version) in served.iter().enumerate() {
+    for (kind, version) in known.served.iter().enumerate() {
+        let name = kinds::KINDS.get(kind).map_or("", |kind| kind.name);
+        follower.telemetry.watch(name).served.set(if version.is_some() { 1.0 } else { 0.0 });
         if running.get(&kind).map(|(version, _)| *version) == *version {
             continue;
         }
         if let Some((_, task)) = running.remove(&kind) {
             task.abort();
         }
-        let name = kinds::KINDS.get(kind).map_or("", |kind| kind.name);
-        follower.telemetry.watch(name).served.set(if version.is_some() { 1.0 } else { 0.0 });
         tracing::info!(
             kind = name,
             version,

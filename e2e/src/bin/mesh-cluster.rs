@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use mesh_e2e::{
     cluster::{self, Cluster, parts},
     oci::Image,
+    tools,
 };
 
 /// A real Kubernetes on this machine, in namespaces of its own.
@@ -50,6 +51,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run a shell, or another program, that kubectl and helm just work in.
+    Shell {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Build what can be used beside the mesh (helm, Jaeger, Prometheus); print where it is.
+    Tools,
     /// Run a program in a node's namespaces, or in the fabric's: the network outside of the nodes.
     Exec {
         /// `node-1` and so on, or `fabric`.
@@ -116,6 +125,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
             kubectl.args(args).env("KUBECONFIG", existing(name)?.kubeconfig());
             return attached(&mut kubectl);
         }
+        Task::Shell { command } => return shell(&existing(name)?, command),
+        Task::Tools => {
+            println!("{}", tools::helm()?.display());
+            println!("{} in {}", tools::JAEGER, tools::jaeger_image()?.display());
+            println!("{} in {}", tools::PROMETHEUS, tools::prometheus_image()?.display());
+        }
         Task::Exec { place, command } => {
             let (program, args) = command.split_first().context("no program")?;
             return attached(existing(name)?.enter(&place, program)?.args(args));
@@ -146,6 +161,17 @@ async fn status(name: &str) -> Result<ExitCode> {
         println!("  {}      {} {}, logs in {}", node.name, node.v4, node.v6, node.logs().display());
     }
     Ok(if up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn shell(cluster: &Cluster, mut command: Vec<String>) -> Result<ExitCode> {
+    if command.is_empty() {
+        command.push(std::env::var("SHELL").unwrap_or_else(|_| "sh".to_owned()));
+    }
+    let (program, args) = command.split_first().context("no program")?;
+    let tools = [parts::kubernetes()?, tools::helm()?.parent().context("an odd path")?.to_owned()];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path)))?;
+    attached(Command::new(program).args(args).env("PATH", path).env("KUBECONFIG", cluster.kubeconfig()))
 }
 
 fn existing(name: &str) -> Result<Cluster> {

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
 };
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,9 @@ const AUDIT: &str = include_str!("../../cluster/audit.yaml");
 const COREDNS: &str = include_str!("../../cluster/coredns.yaml");
 const NODE: &str = include_str!("../../cluster/node.sh");
 
+/// The control plane: what needs no rights on its node.
+const CONTROL: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
 /// Writes everything that the nodes read.
 ///
 /// # Errors
@@ -28,7 +32,17 @@ const NODE: &str = include_str!("../../cluster/node.sh");
 pub fn write(plan: &Plan) -> Result<()> {
     save(&plan.dir.join("audit.yaml"), AUDIT)?;
     save(&plan.dir.join("node.sh"), NODE)?;
-    plan.nodes.iter().try_for_each(|node| write_node(plan, node))
+    for node in &plan.nodes {
+        write_node(plan, node)?;
+        if node.is_control() {
+            for dir in [node.dir.join("lib/etcd"), node.logs().join("audit")] {
+                fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+                fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+                chown(&dir, Some(plan.user()), Some(plan.user()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The manifests of the cluster's DNS.
@@ -79,18 +93,15 @@ fn hosts(plan: &Plan) -> String {
 pub fn daemons(plan: &Plan, node: &Node) -> Vec<Daemon> {
     let mut all = Vec::new();
     let bin = plan.programs();
-    let mut add = |name: &str, socket: Option<&str>, args: Vec<String>| {
-        all.push(Daemon { name: name.to_owned(), program: bin.join(name), args, socket: socket.map(PathBuf::from) });
+    let mut add = |name: &str, args: Vec<String>| {
+        all.push(Daemon { name: name.to_owned(), program: bin.join(name), args, ..Daemon::default() });
     };
     let config = |name: &str| format!("--config=/etc/kubernetes/{name}.yaml");
     if node.is_control() {
-        add("etcd", None, etcd());
-        add("kube-apiserver", None, apiserver(plan));
-        add("kube-controller-manager", None, controllers(plan));
-        add("kube-scheduler", None, scheduler(plan));
+        add("etcd", etcd());
+        add("kube-apiserver", apiserver(plan));
     }
-    let containerd = vec!["--config=/etc/kubernetes/containerd.toml".to_owned()];
-    add("containerd", Some("/run/containerd/containerd.sock"), containerd);
+    add("containerd", vec!["--config=/etc/kubernetes/containerd.toml".to_owned()]);
     let kubelet = vec![
         config("kubelet"),
         format!("--kubeconfig={}", plan.pki().join(format!("{}.kubeconfig", node.name)).display()),
@@ -98,8 +109,23 @@ pub fn daemons(plan: &Plan, node: &Node) -> Vec<Daemon> {
         format!("--node-ip={},{}", node.v4, node.v6),
         format!("--node-labels=topology.kubernetes.io/region=local,topology.kubernetes.io/zone=zone-{}", node.number),
     ];
-    add("kubelet", None, kubelet);
-    add("kube-proxy", None, vec![config("kube-proxy")]);
+    add("kubelet", kubelet);
+    add("kube-proxy", vec![config("kube-proxy")]);
+    if node.is_control() {
+        add("kube-controller-manager", controllers(plan));
+        add("kube-scheduler", scheduler(plan));
+    }
+    for daemon in &mut all {
+        if CONTROL.contains(&daemon.name.as_str()) {
+            daemon.user = Some(plan.user());
+        }
+        match daemon.name.as_str() {
+            "containerd" => daemon.socket = Some("/run/containerd/containerd.sock".into()),
+            // Before the server has made its own roles it refuses them, and they end.
+            "kube-controller-manager" | "kube-scheduler" => daemon.after = Some(plan.served()),
+            _ => {}
+        }
+    }
     all
 }
 
@@ -151,7 +177,7 @@ fn apiserver(plan: &Plan) -> Vec<String> {
         "--enable-aggregator-routing=true".to_owned(),
         "--profiling=false".to_owned(),
         format!("--audit-policy-file={}", plan.dir.join("audit.yaml").display()),
-        "--audit-log-path=/var/log/audit.log".to_owned(),
+        "--audit-log-path=/var/log/audit/audit.log".to_owned(),
         "--audit-log-maxsize=100".to_owned(),
         "--audit-log-maxbackup=1".to_owned(),
     ]

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs::OpenOptions,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -21,8 +22,14 @@ use crate::process::until;
 
 /// How long a program may take to open its socket.
 const SOCKET: Duration = Duration::from_secs(30);
-/// The pause before a program that has ended is started again.
+/// How long what a program comes after may take.
+const AFTER: Duration = Duration::from_secs(120);
+/// The pause before a program that has ended is started again; twice as long after each that ends soon.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(8);
+/// A program that has run for so long did not end soon.
+const LONG: Duration = Duration::from_secs(20);
 
 /// A program of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +40,10 @@ pub struct Daemon {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
+    /// Whom it runs as; root where nobody is named.
+    pub user: Option<u32>,
+    /// A file that is waited for before it is started.
+    pub after: Option<PathBuf>,
     /// A file that must be there before the next is started: its socket.
     pub socket: Option<PathBuf>,
 }
@@ -41,14 +52,12 @@ impl Daemon {
     fn start(&self) -> Result<i32> {
         let log = Path::new("/var/log").join(format!("{}.log", self.name));
         let open = || OpenOptions::new().create(true).append(true).open(&log);
-        let child = Command::new(&self.program)
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(open()?)
-            .stderr(open()?)
-            .current_dir("/")
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null()).stdout(open()?).stderr(open()?).current_dir("/");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         Ok(i32::try_from(child.id())?)
     }
 }
@@ -60,7 +69,10 @@ impl Daemon {
 pub fn write(daemons: &[Daemon], path: &Path) -> Result<()> {
     let list: Vec<Value> = daemons
         .iter()
-        .map(|one| json!({ "name": one.name, "program": one.program, "args": one.args, "socket": one.socket }))
+        .map(|one| {
+            let Daemon { name, program, args, user, after, socket } = one;
+            json!({ "name": name, "program": program, "args": args, "user": user, "after": after, "socket": socket })
+        })
         .collect();
     std::fs::write(path, format!("{:#}\n", Value::from(list)))
         .with_context(|| format!("cannot write {}", path.display()))
@@ -77,6 +89,8 @@ fn read(path: &Path) -> Result<Vec<Daemon>> {
                 name: one.get("name").and_then(word).context("a program without a name")?,
                 program: one.get("program").and_then(word).context("a program without a binary")?.into(),
                 args,
+                user: one.get("user").and_then(Value::as_u64).map(u32::try_from).transpose()?,
+                after: one.get("after").and_then(word).map(PathBuf::from),
                 socket: one.get("socket").and_then(word).map(PathBuf::from),
             })
         })
@@ -90,7 +104,15 @@ fn read(path: &Path) -> Result<Vec<Daemon>> {
 pub fn run(plan: &Path) -> Result<()> {
     let daemons = read(plan)?;
     let mut running: HashMap<i32, (usize, Instant)> = HashMap::new();
+    let mut pauses = vec![AGAIN; daemons.len()];
     for (place, daemon) in daemons.iter().enumerate() {
+        if let Some(after) = &daemon.after {
+            let what = format!("{} is there, for {}", after.display(), daemon.name);
+            // Started all the same: its own log says best what it lacks.
+            if let Err(error) = until(&what, AFTER, || Ok(after.exists().then_some(()))) {
+                println!("{error:#}");
+            }
+        }
         running.insert(daemon.start()?, (place, Instant::now()));
         println!("{} started", daemon.name);
         if let Some(socket) = &daemon.socket {
@@ -107,9 +129,14 @@ pub fn run(plan: &Path) -> Result<()> {
         };
         // The others are orphans: what is left of containers.
         let Some((place, begun)) = running.remove(&pid.as_raw()) else { continue };
-        let Some(daemon) = daemons.get(place) else { continue };
-        println!("{} ended {how} after {:.1} s; starting it again", daemon.name, begun.elapsed().as_secs_f64());
-        thread::sleep(AGAIN);
+        let (Some(daemon), Some(pause)) = (daemons.get(place), pauses.get_mut(place)) else { continue };
+        if begun.elapsed() >= LONG {
+            *pause = AGAIN;
+        }
+        println!("{} ended {how} after {:.1} s; again in {pause:?}", daemon.name, begun.elapsed().as_secs_f64());
+        // The others wait as well; none of them is needed more than this one.
+        thread::sleep(*pause);
+        *pause = (*pause * 2).min(LONGEST);
         running.insert(daemon.start()?, (place, Instant::now()));
     }
 }

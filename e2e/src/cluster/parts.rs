@@ -78,7 +78,7 @@ impl Parts {
         for name in CONTAINERD {
             place(&self.containerd.join(name), &bin.join(name))?;
         }
-        let own = std::env::current_exe().context("cannot tell where this program is")?;
+        let own = crate::bin::mesh_cluster()?;
         // Copied: the original is what the next build writes to.
         fs::copy(&own, bin.join("mesh-cluster")).with_context(|| format!("cannot copy {}", own.display()))?;
         Ok(())

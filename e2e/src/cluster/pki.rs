@@ -1,6 +1,11 @@
 //! Keys, certificates and kubeconfigs of a cluster, made anew with each. Part of `cluster`.
 
-use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use rcgen::{
@@ -47,6 +52,15 @@ pub fn make(plan: &Plan) -> Result<()> {
         write_kubeconfig(&pki.join(format!("{}.kubeconfig", node.name)), &user, &["system:nodes"])?;
         kubelet_server(&cluster, node)?.write(&pki, &format!("{}-server", node.name))?;
     }
+    hand_over(&pki, plan.user())
+}
+
+/// Gives a folder and its files to the control plane's user.
+fn hand_over(dir: &Path, user: u32) -> Result<()> {
+    let files = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    for path in files.iter().map(fs::DirEntry::path).chain([dir.to_owned()]) {
+        chown(&path, Some(user), Some(user)).with_context(|| format!("cannot give {} away", path.display()))?;
+    }
     Ok(())
 }
 
@@ -61,9 +75,21 @@ fn kubelet_server(cluster: &Authority, node: &Node) -> Result<Leaf> {
 }
 
 /// A pair of key and certificate, as PEM.
-struct Leaf {
-    certificate: String,
-    key: String,
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A server's certificate that nobody else has signed.
+///
+/// # Errors
+/// Where the name is none.
+pub fn self_signed(name: &str) -> Result<Leaf> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
+    Ok(Leaf { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
 }
 
 impl Leaf {

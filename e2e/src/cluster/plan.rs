@@ -149,6 +149,18 @@ impl Plan {
         self.dir.join("kubeconfig")
     }
 
+    /// Whom the control plane runs as: the kernel counts some things for each user, and a cluster should not take root's.
+    #[must_use]
+    pub fn user(&self) -> u32 {
+        60_700 + u32::from(self.slot)
+    }
+
+    /// A file that is there once the API server is ready.
+    #[must_use]
+    pub fn served(&self) -> PathBuf {
+        self.dir.join("served")
+    }
+
     /// The name of the cluster's control groups.
     #[must_use]
     pub fn cgroup(&self) -> String {

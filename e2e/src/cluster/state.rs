@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -122,16 +123,38 @@ pub fn free_slot(base: &Path) -> Result<u8> {
     }
 }
 
-/// Keeps others from changing clusters meanwhile; let go of when dropped.
+/// Keeps others from changing a cluster meanwhile; let go of when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Removes its file as well. Those who wait for it notice.
+    pub fn remove(self) {
+        // What stays is an empty file.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Waits for the lock of a cluster.
 ///
 /// # Errors
-/// Where the lock cannot be had.
-pub fn lock(base: &Path, name: &str) -> Result<File> {
-    fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
+/// Where it cannot be had.
+pub fn lock(base: &Path, name: &str) -> Result<Lock> {
     let path = base.join(format!(".{name}.lock"));
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(lock)
+    let what = || format!("cannot lock {}", path.display());
+    loop {
+        fs::create_dir_all(base).with_context(what)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(what)?;
+        file.lock().with_context(what)?;
+        // Whoever had it before may have removed the file: then this is a lock of nothing.
+        let there = fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|had| had.ino() == now.ino()));
+        if there {
+            return Ok(Lock { path, _file: file });
+        }
+    }
 }
 
 fn file(dir: &Path) -> PathBuf {
@@ -141,6 +164,17 @@ fn file(dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_removed_lock_is_no_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let first = lock(base.path(), "a").unwrap();
+        let path = base.path().to_owned();
+        let second = std::thread::spawn(move || lock(&path, "a").unwrap());
+        first.remove();
+        let second = second.join().unwrap();
+        assert!(second.path.is_file());
+    }
 
     #[test]
     fn what_is_saved_is_loaded() {

@@ -43,6 +43,11 @@ impl Netns {
         netns
     }
 
+    /// Where it can be entered, while the guard is there.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.tid)
+    }
+
     /// Does something within.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, answered) = mpsc::channel();

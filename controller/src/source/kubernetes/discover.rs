@@ -19,8 +19,17 @@ const SOON: Duration = Duration::from_secs(1);
 /// is behind, must not take policies away.
 const MISSES: u8 = 3;
 
-/// In which version each of [`KINDS`] is served; `None`: not at all.
+/// In which version each of [`KINDS`] is served; `None`: not at all, or not that anybody knows of.
 pub(super) type Served = Vec<Option<&'static str>>;
+
+/// What is known of what an API server serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// What it serves.
+    pub(super) served: Served,
+    /// What is not in there is not there; false while nobody can be sure.
+    pub(super) complete: bool,
+}
 
 /// Looks for as long as anybody listens, at least every `interval`, and at once when `hurry` is told.
 pub(super) async fn look(
@@ -36,11 +45,10 @@ pub(super) async fn look(
         let wait = match timeout(DEADLINE, ask(&client)).await {
             Ok(Ok(now)) => {
                 let sure = sight.take(&now);
-                let seen = sight.served();
-                if seen.is_some() && seen != told {
-                    told.clone_from(&seen);
-                    let Some(seen) = seen else { continue };
-                    if brought.send(Brought::Served(seen)).await.is_err() {
+                let known = sight.known();
+                if told.as_ref() != Some(&known) {
+                    told = Some(known.clone());
+                    if brought.send(Brought::Served(known)).await.is_err() {
                         return;
                     }
                 }
@@ -110,11 +118,11 @@ impl Sight {
         self.misses.iter().all(|misses| *misses == 0 || *misses >= MISSES)
     }
 
-    /// What is served, once that is known of every kind.
-    fn served(&self) -> Option<Served> {
+    /// What can be said now.
+    fn known(&self) -> Known {
         let known = |(slot, misses): (&Option<&str>, &u8)| slot.is_some() || *misses >= MISSES;
-        let all = !self.served.is_empty() && self.served.iter().zip(&self.misses).all(known);
-        all.then(|| self.served.clone())
+        let complete = !self.served.is_empty() && self.served.iter().zip(&self.misses).all(known);
+        Known { served: self.served.clone(), complete }
     }
 }
 
@@ -124,20 +132,22 @@ mod tests {
 
     #[test]
     fn a_kind_is_gone_when_it_is_missing_for_long_and_there_at_once() {
+        let known = |served: &[Option<&'static str>], complete| Known { served: served.to_vec(), complete };
         let mut sight = Sight::default();
         assert!(!sight.take(&vec![Some("v1"), None]));
-        assert_eq!(sight.served(), None, "one look proves nothing");
+        assert_eq!(sight.known(), known(&[Some("v1"), None], false), "one look proves nothing");
         assert!(!sight.take(&vec![Some("v1"), None]));
         assert!(sight.take(&vec![Some("v1"), None]));
-        assert_eq!(sight.served(), Some(vec![Some("v1"), None]));
-        assert!(sight.take(&vec![Some("v1"), Some("v1beta1")]));
-        assert_eq!(sight.served(), Some(vec![Some("v1"), Some("v1beta1")]));
-        assert!(sight.take(&vec![Some("v1"), Some("v1")]));
+        assert_eq!(sight.known(), known(&[Some("v1"), None], true));
+        for version in ["v1beta1", "v1"] {
+            assert!(sight.take(&vec![Some("v1"), Some(version)]));
+            assert_eq!(sight.known(), known(&[Some("v1"), Some(version)], true));
+        }
         for _ in 0..2 {
             assert!(!sight.take(&vec![Some("v1"), None]));
-            assert_eq!(sight.served(), Some(vec![Some("v1"), Some("v1")]), "still in force");
+            assert_eq!(sight.known(), known(&[Some("v1"), Some("v1")], true), "still in force");
         }
         assert!(sight.take(&vec![Some("v1"), None]));
-        assert_eq!(sight.served(), Some(vec![Some("v1"), None]));
+        assert_eq!(sight.known(), known(&[Some("v1"), None], true));
     }
 }

@@ -24,6 +24,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 const CALM: Duration = Duration::from_secs(60);
 /// A page of a list takes at most this long.
 const PAGE: Duration = Duration::from_secs(60);
+/// After this many failures in a row a watch is begun anew, with a list: what an API server answers to a watch is read as
+/// events, whatever it is, and only a list tells what it means.
+const MAX_FAILURES: u32 = 3;
 /// A watch that was taken up again and has not failed for this long is up: it tells nothing while nothing changes.
 const QUIET: Duration = Duration::from_secs(35);
 /// The API server ends a watch after this many seconds, to be taken up where it ended. One that is dead without a word is
@@ -37,7 +40,7 @@ pub(super) struct Follower {
     pub(super) sys: Sys,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) brought: mpsc::Sender<Brought>,
-    /// Told where the API server does not know the kind (any more).
+    /// Told where the API server may not know the kind any more.
     pub(super) hurry: Arc<Notify>,
 }
 
@@ -87,7 +90,7 @@ impl Follower {
 
     async fn watch<const KIND: usize>(&self, mut watch: Watch<KIND>, metrics: &WatchMetrics, waits: &mut Waits) -> End {
         let kind = KINDS.get(KIND).map_or("", |kind| kind.name);
-        let (mut listing, mut up) = (true, false);
+        let (mut listing, mut up, mut failures) = (true, false, 0);
         loop {
             let next = match (listing, up) {
                 (true, _) => timeout(PAGE, watch.next()).await,
@@ -109,17 +112,16 @@ impl Follower {
                 }
                 Ok(Some(Err(error))) => {
                     up = false;
+                    failures += 1;
                     metrics.up.set(0.0);
                     metrics.errors.increment(1);
-                    let code = code(&error);
-                    if code == Some(404) {
-                        self.hurry.notify_one();
-                    }
+                    // Perhaps the cluster has not got the kind any more.
+                    self.hurry.notify_one();
                     let wait = waits.next(&self.sys);
                     tracing::warn!(kind, %error, ?wait, "a watch failed; what is known stays in force");
                     tokio::time::sleep(wait).await;
                     // A version that is too old is told in the stream or as the answer; the watcher knows the former.
-                    if code == Some(410) {
+                    if code(&error) == Some(410) || failures >= MAX_FAILURES {
                         return End::Anew;
                     }
                     continue;
@@ -137,7 +139,7 @@ impl Follower {
                     return End::Anew;
                 }
             };
-            up = !listing;
+            (up, failures) = (!listing, 0);
             metrics.up.set(if up { 1.0 } else { 0.0 });
             if self.brought.send(Brought::Step(KIND, step)).await.is_err() {
                 return End::Unheard;
