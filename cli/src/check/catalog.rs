@@ -133,6 +133,7 @@ pub const CHECKS: &[Check] = &[
     check!("cni-nodes", Cni, cni::nodes, "The CNI plugin is in force on every node"),
     check!("pods-injected", DataPlane, injection::missing, "Pods that should have a sidecar have one"),
     check!("pods-excluded", DataPlane, injection::excluded, "Pods with a sidecar should have one"),
+    check!("pods-current", DataPlane, injection::current, "Sidecars are made from the settings that are in force"),
     check!("pods-admitted", DataPlane, injection::admitted, "Namespaces allow the pods that injection makes"),
     check!("pods-one-mesh", DataPlane, injection::one_mesh, "No pod has the sidecars of two meshes"),
     check!("proxies-running", DataPlane, proxies::running, "The sidecars run and are ready"),

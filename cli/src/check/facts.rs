@@ -15,7 +15,10 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use mesh_controller::status::{Overview, ProblemView, ProxyStatus};
+use mesh_controller::{
+    inject::InjectConfig,
+    status::{Overview, ProblemView, ProxyStatus},
+};
 use serde::Deserialize;
 
 use super::verdict::Verdict;
@@ -250,6 +253,8 @@ pub struct Facts {
     pub endpoints: Fact<Vec<EndpointSlice>>,
     /// Leases of the control plane's namespace.
     pub leases: Fact<Vec<Lease>>,
+    /// What sidecars are made from, as the controller is configured.
+    pub inject: Fact<Box<InjectConfig>>,
     /// The trust bundles of all namespaces.
     pub trust: Fact<Vec<ConfigMap>>,
     /// Replicas of the control plane.
@@ -288,6 +293,7 @@ impl Facts {
             system_pods: Err(missing.clone()),
             endpoints: Err(missing.clone()),
             leases: Err(missing.clone()),
+            inject: Err(missing.clone()),
             trust: Err(missing.clone()),
             replicas: Vec::new(),
             trial: Err(missing.clone()),

@@ -6,6 +6,7 @@ mod api;
 mod conditions;
 mod pages;
 mod rights;
+mod settings;
 mod trial;
 
 pub use api::{AT_ONCE, all};
@@ -168,13 +169,22 @@ async fn installed(facts: &mut Facts, client: &Client) {
     let any = ListParams::default;
     let trust = ListParams::default().fields(&format!("metadata.name={TRUST_CONFIG_MAP}"));
     let system = || client.clone();
-    (facts.deployments, facts.daemon_sets, facts.system_pods, facts.endpoints, facts.leases, facts.trust) = tokio::join!(
+    (
+        facts.deployments,
+        facts.daemon_sets,
+        facts.system_pods,
+        facts.endpoints,
+        facts.leases,
+        facts.trust,
+        facts.inject,
+    ) = tokio::join!(
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's deployments", any()),
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's DaemonSets", any()),
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's pods", any()),
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's EndpointSlices", any()),
         list(Api::namespaced(system(), SYSTEM_NAMESPACE), "the control plane's Leases", any()),
         list(everywhere(client), "the trust bundles", trust),
+        settings::inject(client),
     );
     let there = facts
         .deployments

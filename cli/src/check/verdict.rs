@@ -133,6 +133,12 @@ impl Lines {
         self.warnings.push((line.into(), hint.into()));
     }
 
+    /// True where nothing is wrong yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.errors.is_empty() && self.warnings.is_empty()
+    }
+
     /// A verdict: `good` where nothing is wrong, else `bad` with the number of things in front, as in
     /// `3 deployments are not available`. The hint is the first one of the worst kind.
     #[must_use]

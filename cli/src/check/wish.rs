@@ -1,43 +1,65 @@
-//! Whether a pod is to have a sidecar: the decision of the webhook itself. Floor 0 of `check`.
-
-use std::collections::BTreeMap;
+//! Whether a pod is to have a sidecar, and which: the decision of the webhook itself, about a pod as it is now. Floor 0 of
+//! `check`.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use mesh_api::names::{INJECT, SYSTEM_NAMESPACE};
+use mesh_controller::inject::{self, Decision, InjectConfig, Record, Settings};
 
-use super::pods;
+use super::facts::Facts;
 
 /// What becomes of a pod when it is made now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Wish {
-    /// It gets a sidecar; whose word that is.
-    Sidecar(String),
+    /// It gets a sidecar; whose word that is, and from what it is made.
+    Sidecar(String, Box<Record>),
     /// It gets none; why.
     None(String),
     /// It is refused; why.
     Refused(String),
 }
 
-/// Decides about a pod as it is now, in its namespace as it is now.
+/// Decides about pods with the settings and the version of one cluster.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    settings: Settings,
+    version: Option<inject::Version>,
+}
+
+impl Judge {
+    /// With what is known of the cluster; where its settings are not, with the mesh's own.
+    #[must_use]
+    pub fn new(facts: &Facts) -> Self {
+        let config = facts.inject.as_ref().map_or_else(|_| InjectConfig::default(), |config| (**config).clone());
+        let version = facts.server.as_ref().ok().map(|server| server.version);
+        Self {
+            settings: Settings { config, ..Settings::default() },
+            version: version.map(|version| inject::Version { major: version.major, minor: version.minor }),
+        }
+    }
+
+    /// Decides.
+    #[must_use]
+    pub fn of(&self, pod: &Pod, namespace: &Namespace) -> Wish {
+        let namespace = inject::Namespace {
+            name: namespace.metadata.name.clone().unwrap_or_default(),
+            labels: namespace.metadata.labels.clone().unwrap_or_default(),
+        };
+        let pod = match serde_json::to_value(pod) {
+            Ok(pod) => pod,
+            Err(error) => return Wish::Refused(error.to_string()),
+        };
+        match inject::decide(&pod, None, &namespace, &self.settings, self.version) {
+            Decision::Inject(injection) => Wish::Sidecar(injection.because.message, Box::new(injection.record)),
+            Decision::Leave(fault) => Wish::None(fault.message),
+            Decision::Refuse(faults) => {
+                Wish::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}
+
+/// What a pod says of its sidecar; none where it says nothing that can be read.
 #[must_use]
-pub fn of(pod: &Pod, namespace: &Namespace) -> Wish {
-    let name = namespace.metadata.name.as_deref().unwrap_or_default();
-    if name == "kube-system" || name == SYSTEM_NAMESPACE {
-        return Wish::None(format!("pods of {name} never get a sidecar"));
-    }
-    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
-        return Wish::None("it uses the node's network".into());
-    }
-    let empty = BTreeMap::new();
-    let annotation = pod.metadata.annotations.as_ref().unwrap_or(&empty).get(INJECT).map(String::as_str);
-    let own = pods::label(pod, INJECT).or(annotation);
-    let theirs = namespace.metadata.labels.as_ref().unwrap_or(&empty).get(INJECT).map(String::as_str);
-    match (own, theirs) {
-        (Some("enabled"), _) => Wish::Sidecar("the pod asks for a sidecar".into()),
-        (Some("disabled"), _) => Wish::None("the pod asks to have no sidecar".into()),
-        (Some(other), _) => Wish::Refused(format!("`{other}` is not `enabled` or `disabled`")),
-        (None, Some("enabled")) => Wish::Sidecar(format!("namespace {name} asks for sidecars")),
-        (None, Some("disabled")) => Wish::None(format!("namespace {name} asks to have no sidecars")),
-        (None, _) => Wish::None(format!("neither the pod nor namespace {name} asks for a sidecar")),
-    }
+pub fn record(pod: &Pod) -> Option<Record> {
+    let annotation = pod.metadata.annotations.as_ref()?.get(mesh_api::names::ANNOTATION_INJECTION)?;
+    serde_json::from_str(annotation).ok()
 }

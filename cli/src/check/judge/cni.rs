@@ -8,13 +8,11 @@ use crate::check::{
     judge::{cluster::count, control},
     pods,
     verdict::{Lines, Verdict},
+    wish,
 };
 
 /// DaemonSet, service account and label of the plugin's agent.
 pub const AGENT: &str = "mesh-cni";
-/// Annotation of a pod that says how it was injected; the value names the plugin where it is to redirect.
-const INJECTION: &str = mesh_api::names::ANNOTATION_INJECTION;
-
 /// True where the plugin is there.
 fn is_there(facts: &Facts) -> Result<bool, Missing> {
     let sets = facts.daemon_sets.as_ref().map_err(Clone::clone)?;
@@ -23,14 +21,8 @@ fn is_there(facts: &Facts) -> Result<bool, Missing> {
 
 /// Pods that count on the plugin.
 fn counted_on(facts: &Facts) -> usize {
-    let counts = |pod: &&k8s_openapi::api::core::v1::Pod| {
-        let annotations = pod.metadata.annotations.as_ref();
-        let said = annotations
-            .and_then(|all| all.get(INJECTION))
-            .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-        said.is_some_and(|said| said.get("cni").and_then(serde_json::Value::as_bool) == Some(true))
-    };
-    facts.pods.iter().flatten().filter(counts).count()
+    let pods = facts.pods.iter().flatten().filter(|pod| pods::is_alive(pod));
+    pods.filter(|pod| wish::record(pod).is_some_and(|record| record.cni)).count()
 }
 
 /// Does the plugin run on every node?
@@ -40,7 +32,12 @@ pub fn daemon_set(facts: &Facts) -> Verdict {
     }
     let sets = known!(&facts.daemon_sets);
     let Some(set) = sets.iter().find(|set| set.metadata.name.as_deref() == Some(AGENT)) else {
+        let enabled = facts.inject.as_ref().is_ok_and(|inject| inject.cni);
         return match counted_on(facts) {
+            0 if enabled => Verdict::error(
+                "new pods count on the CNI plugin, and it is not there: they will not start",
+                "install it: meshctl upgrade --set cni.enabled=true; or switch it off where sidecars are made too",
+            ),
             0 => Verdict::ok("not used: an init container of each pod redirects its connections"),
             pods => Verdict::error(
                 format!("{} on the CNI plugin, and it is not there", count(pods, "pod counts", "pods count")),

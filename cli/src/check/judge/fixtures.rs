@@ -245,6 +245,7 @@ pub(crate) fn healthy() -> Facts {
             "spec": {"holderIdentity": format!("{name}-1"), "leaseDurationSeconds": 15, "renewTime": ago(4)}}))
     };
     facts.leases = Ok(["mesh-ca", "mesh-controller"].map(lease).into());
+    facts.inject = Ok(Box::default());
     facts.trust = Ok(["kube-system", "mesh-system", "shop"].map(|name| trust(name, pem)).into());
     let mut ca = replica("mesh-ca-1", "mesh-ca");
     ca.ca = Some(CaPages { trust: Ok(pem.to_owned()), issuers: Ok(issuers()) });

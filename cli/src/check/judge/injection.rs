@@ -18,7 +18,7 @@ use crate::check::{
     judge::cluster::count,
     pods,
     verdict::{Lines, Verdict},
-    wish::{self, Wish},
+    wish::{self, Judge, Wish},
 };
 
 /// Label of a namespace that says how much its pods may ask of a node.
@@ -37,13 +37,14 @@ pub fn missing(facts: &Facts) -> Verdict {
     let pods = known!(&facts.pods);
     let namespaces = known!(&facts.namespaces);
     let hook = facts.mutating.as_ref().ok().and_then(|hooks| own(hooks));
+    let judge = Judge::new(facts);
     let mut lines = Lines::new();
     let mut good = 0;
     for (pod, namespace) in members(pods, namespaces) {
         let has = pods::sidecar(pod).is_some();
-        match wish::of(pod, namespace) {
-            Wish::Sidecar(_) if has => good += 1,
-            Wish::Sidecar(because) => {
+        match judge.of(pod, namespace) {
+            Wish::Sidecar(..) if has => good += 1,
+            Wish::Sidecar(because, _) => {
                 let (why, hint) = why_not(pod, namespace, hook);
                 lines.error(format!("{}: {because}, and it has none: {why}", pods::name(pod)), hint);
             }
@@ -121,12 +122,13 @@ fn labelled(namespace: &Namespace) -> Option<Timestamp> {
 pub fn excluded(facts: &Facts) -> Verdict {
     let pods = known!(&facts.pods);
     let namespaces = known!(&facts.namespaces);
+    let judge = Judge::new(facts);
     let mut lines = Lines::new();
     for (pod, namespace) in members(pods, namespaces) {
         if pods::sidecar(pod).is_none() {
             continue;
         }
-        if let Wish::None(why) = wish::of(pod, namespace) {
+        if let Wish::None(why) = judge.of(pod, namespace) {
             lines.warning(
                 format!("{}: it has a sidecar, and would get none if it was made now: {why}", pods::name(pod)),
                 "label it again, or restart it, so that it is what it is said to be",
@@ -140,12 +142,44 @@ pub fn excluded(facts: &Facts) -> Verdict {
     )
 }
 
+/// Are the sidecars made from the settings in force?
+pub fn current(facts: &Facts) -> Verdict {
+    let pods = known!(&facts.pods);
+    let namespaces = known!(&facts.namespaces);
+    let inject = known!(&facts.inject);
+    let judge = Judge::new(facts);
+    let mut lines = Lines::new();
+    let mut good = 0;
+    for (pod, namespace) in members(pods, namespaces) {
+        // Another version is told by another check, and makes everything else differ.
+        let Some(had) = wish::record(pod).filter(|had| had.version == facts.meshctl) else { continue };
+        let Wish::Sidecar(_, wanted) = judge.of(pod, namespace) else { continue };
+        if had.hash == wanted.hash {
+            good += 1;
+        } else {
+            let what = match (had.cni, inject.cni) {
+                (true, false) => ": it counts on the CNI plugin, others do not any more",
+                (false, true) => ": an init container redirects its connections, not the CNI plugin",
+                _ if had.image != wanted.image => ": its image is another one",
+                _ => "",
+            };
+            lines.warning(
+                format!("{}: it would be made from other settings now{what}", pods::name(pod)),
+                "restart the workload that owns it, at a time that suits it",
+            );
+        }
+    }
+    let good = format!("{} made from the settings in force", count(good, "sidecar is", "sidecars are"));
+    lines.verdict(good, "sidecar is made from older settings", "sidecars are made from older settings")
+}
+
 /// Do namespaces allow the pods that injection makes?
 pub fn admitted(facts: &Facts) -> Verdict {
     let namespaces = known!(&facts.namespaces);
-    let cni = match &facts.daemon_sets {
-        Ok(sets) => sets.iter().any(|set| set.metadata.name.as_deref() == Some(super::cni::AGENT)),
-        Err(missing) => return missing.verdict(),
+    let cni = match (&facts.inject, &facts.daemon_sets) {
+        (Ok(inject), _) => inject.cni,
+        (Err(_), Ok(sets)) => sets.iter().any(|set| set.metadata.name.as_deref() == Some(super::cni::AGENT)),
+        (Err(missing), Err(_)) => return missing.verdict(),
     };
     let mut lines = Lines::new();
     let mut seen = 0;

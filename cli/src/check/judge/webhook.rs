@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{
     api::admissionregistration::v1::WebhookClientConfig, apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
+pub use mesh_api::names::WEBHOOK_CONFIGURATION as CONFIGURATION;
 use mesh_api::names::{INJECT, PROXY_CONTAINER, SYSTEM_NAMESPACE, WEBHOOK_SERVICE};
 
 use super::{control, known};
@@ -14,8 +15,6 @@ use crate::check::{
     verdict::{Lines, Verdict},
 };
 
-/// Name of both webhook configurations.
-pub const CONFIGURATION: &str = "mesh";
 /// Namespaces that must work without the mesh, so that the cluster can heal itself.
 const FREE: [&str; 2] = ["kube-system", SYSTEM_NAMESPACE];
 
@@ -217,7 +216,7 @@ pub fn certificate(facts: &Facts) -> Verdict {
             good += 1;
         }
     }
-    if good == 0 && bundles.is_empty() {
+    if good == 0 && bundles.is_empty() && lines.is_empty() {
         return Verdict::skipped("no webhook has a caBundle to compare with");
     }
     lines.verdict(format!("accepted for {name}"), "certificate is wrong", "certificates are wrong")
@@ -251,6 +250,8 @@ fn unreachable_hint(why: &str) -> &'static str {
         "see webhook-ca-bundle and webhook-certificate"
     } else if why.contains("no endpoints") || why.contains("not found") {
         "see control-plane-services: no controller is ready"
+    } else if why.contains("connection refused") {
+        "the controller does not listen there: see webhook-certificate"
     } else {
         "the API server cannot open connections to pods on port 15430: look at firewalls between the control plane and the nodes, \
          and at NetworkPolicies in mesh-system"

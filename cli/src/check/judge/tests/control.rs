@@ -252,6 +252,19 @@ fn the_webhook() {
             &["webhook-ca-bundle"],
         ),
         ("no endpoints", |f| refused(f, "no endpoints available"), "webhook-answers", ERR, &["control-plane-services"]),
+        ("nobody listens", |f| refused(f, "connect: connection refused"), "webhook-answers", ERR, &["webhook-certificate"]),
+        (
+            "nobody listens, and there is no caBundle either",
+            |f| {
+                f.mutating = Ok(vec![of(hooks(""))]);
+                f.validating = Ok(vec![of(hooks(""))]);
+                let why = "connection refused".to_owned();
+                f.replicas[1].webhook = Some(Err(Missing { what: String::new(), fault: Fault::Mesh, why }));
+            },
+            "webhook-certificate",
+            ERR,
+            &["connection refused"],
+        ),
         ("a firewall", |f| refused(f, "context deadline exceeded"), "webhook-answers", ERR, &["firewalls", "15430"]),
         (
             "a quota",

@@ -27,6 +27,13 @@ fn the_cni_plugin() {
             ERR,
             &["1 pod counts on the CNI plugin"],
         ),
+        (
+            "switched on and not there",
+            |f| f.inject.as_mut().unwrap().cni = true,
+            "cni-daemonset",
+            ERR,
+            &["new pods count on the CNI plugin"],
+        ),
         ("ready", |f| set(f, 2, 2), "cni-daemonset", OK, &["ready on 2 nodes"]),
         ("not ready", |f| set(f, 2, 1), "cni-daemonset", ERR, &["ready on 1 of 2 nodes"]),
         ("nowhere", |f| set(f, 0, 0), "cni-daemonset", ERR, &["fits no node"]),
@@ -112,6 +119,27 @@ fn injection() {
             "pods-excluded",
             WARN,
             &["shop/web-1", "would get none"],
+        ),
+        (
+            "made from other settings",
+            |f| {
+                let record = format!("{{\"version\": \"{VERSION}\", \"hash\": \"old\", \"cni\": true}}");
+                let annotations = &mut f.pods.as_mut().unwrap()[0].metadata.annotations;
+                *annotations = Some([("mesh.dev/injection".to_owned(), record)].into());
+            },
+            "pods-current",
+            WARN,
+            &["shop/web-1", "counts on the CNI plugin"],
+        ),
+        (
+            "it would be refused",
+            |f| {
+                let annotations = &mut f.pods.as_mut().unwrap()[0].metadata.annotations;
+                *annotations = Some([("mesh.dev/proxy-cpu-limit".to_owned(), "much".to_owned())].into());
+            },
+            "pods-injected",
+            ERR,
+            &["would be refused", "proxy-cpu-limit"],
         ),
         (
             "refused by Pod Security",
