@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test e2e cluster-up cluster-down cluster-shell setup build release docs fmt
+.PHONY: help demo test e2e cluster-up cluster-down cluster-shell setup build release images docs fmt
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ build: ## debug build of everything
 release: ## release build of the programs
 	$(CARGO) build --release -p mesh-proxy
 	$(CARGO) build --release -p meshctl
+
+images: ## static programs and container images, without Docker (ARGS=--load imports them into the test cluster)
+	scripts/images.sh $(ARGS)
 
 docs: ## write the generated reference pages anew
 	MESH_UPDATE_DOCS=1 $(CARGO) test --workspace --exclude mesh-e2e -q reference_

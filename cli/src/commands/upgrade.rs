@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_trust_domain_stays() {
-        let (none, own, other) = (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
+        let (none, own, other) =
+            (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
         assert!(same_trust_domain(&none, &json!({ "trustDomain": "cluster.local" })).is_ok());
         assert!(same_trust_domain(&own, &own).is_ok());
         assert!(same_trust_domain(&own, &other).unwrap_err().to_string().contains("cannot become"));

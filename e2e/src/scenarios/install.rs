@@ -68,8 +68,9 @@ async fn uninstall(scene: Scene) -> Result<()> {
     let kinds: Vec<&str> =
         kinds.lines().filter(|kind| !kind.starts_with("events") && !kind.contains("metrics.k8s.io")).collect();
     ensure!(!kinds.iter().any(|kind| kind.ends_with(names::GROUP)), "kinds of the mesh are still served: {kinds:?}");
-    let all = scene.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--output", "name", "--ignore-not-found"]);
-    let all = all.await?;
+    let kinds = kinds.join(",");
+    let arguments = ["get", &kinds, "--all-namespaces", "--output", "name", "--ignore-not-found"];
+    let all = scene.kubectl(&arguments).await?;
     let ours = |line: &&str| line.contains("mesh-") || line.ends_with("/mesh");
     // The suite's own namespaces are named after the mesh's scenarios.
     let left: Vec<&str> = all.lines().filter(ours).filter(|line| !line.contains("/e2e-")).collect();

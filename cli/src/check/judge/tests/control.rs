@@ -252,7 +252,13 @@ fn the_webhook() {
             &["webhook-ca-bundle"],
         ),
         ("no endpoints", |f| refused(f, "no endpoints available"), "webhook-answers", ERR, &["control-plane-services"]),
-        ("nobody listens", |f| refused(f, "connect: connection refused"), "webhook-answers", ERR, &["webhook-certificate"]),
+        (
+            "nobody listens",
+            |f| refused(f, "connect: connection refused"),
+            "webhook-answers",
+            ERR,
+            &["webhook-certificate"],
+        ),
         (
             "nobody listens, and there is no caBundle either",
             |f| {
