@@ -1,5 +1,7 @@
 //! Every check has its page, with something in each of its sections, and no page is left over.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
+
 use std::{
     collections::BTreeSet,
     fs,
