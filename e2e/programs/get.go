@@ -28,6 +28,7 @@ func httpGet(args []string) error {
 	deadline := flags.Duration("deadline", 10*time.Second, "for each request")
 	want := flags.Int("want", 0, "the status that every answer must have; 0 for any")
 	body := flags.Bool("body", false, "print the body")
+	show := flags.String("show", "", "header field of each answer to print")
 	fresh := flags.Bool("fresh", false, "a new connection for each request")
 	insecure := flags.Bool("insecure", false, "take any certificate")
 	http2 := flags.Bool("http2", false, "HTTP/2 with prior knowledge")
@@ -74,6 +75,9 @@ func httpGet(args []string) error {
 		text, err := io.ReadAll(io.LimitReader(response.Body, maxPrinted))
 		response.Body.Close()
 		say("%d %s", response.StatusCode, response.Header.Get("x-backend"))
+		if *show != "" {
+			say("%s: %s", *show, response.Header.Get(*show))
+		}
 		if *body {
 			say("%s", strings.TrimRight(string(text), "\n"))
 		}

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use mesh_api::names;
 use serde_json::Value;
 
 use super::install::{admit, meshctl};
@@ -131,7 +132,8 @@ spec:
     );
     scene.apply(&manifests).await?;
     let refused = eventually(Duration::from_secs(20), async || {
-        let ran = scene.exec("intruder", &["/programs", "get", "-url", "http://web/"]).await?;
+        let ran =
+            scene.exec("intruder", &["/programs", "get", "-url", "http://web/", "-show", names::HEADER_POLICY]).await?;
         ensure!(ran.stdout.contains("403"), "not refused:\n{}{}", ran.stdout, ran.stderr);
         Ok(format!("{}{}", ran.stdout, ran.stderr))
     });
@@ -194,8 +196,9 @@ impl Wire {
         for node in nodes.lines().filter_map(|line| line.strip_prefix("node/")) {
             let (packets, said) = (wire.file(node, "pcap"), wire.file(node, "said"));
             // A node has files and process numbers of its own: packets come by standard output, its number by the other.
+            // What the node says to itself (as the output of commands that run in pods) is not on the pod network.
             let mut command = scene.provider.on_node(node, "sh")?;
-            let capture = "echo \"pid $$\" >&2; exec tcpdump -Z root -n -s 0 -U --immediate-mode -i any -w - 'tcp and not port 6443'";
+            let capture = "echo \"pid $$\" >&2; exec tcpdump -Z root -n -s 0 -B 65536 -i any -w - 'tcp and not (net 127.0.0.0/8 or host ::1)'";
             command.args(["-c", capture]).stdin(Stdio::null());
             command.stdout(File::create(packets)?).stderr(File::create(&said)?);
             let child = command.spawn().context("tcpdump")?;
@@ -217,8 +220,8 @@ impl Wire {
 
     /// All that was captured. Fails where packets were lost.
     async fn end(mut self, scene: &Scene) -> Result<Vec<u8>> {
-        // What was answered has passed; tcpdump takes it from the kernel in a moment.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // What was answered has passed; the kernel hands it over in blocks, each after a second at the latest.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         let mut bytes = Vec::new();
         for Capture { node, mut child, pid } in std::mem::take(&mut self.nodes) {
             let mut kill = scene.provider.on_node(&node, "kill")?;
