@@ -1,5 +1,6 @@
 //! All scenarios of the suite on a cluster, in the order in which they are run. Floor 6: imports `suite`.
 
+pub mod change;
 pub mod cluster;
 pub mod install;
 pub mod shop;
@@ -9,7 +10,7 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]
