@@ -3,14 +3,14 @@
 # registry is needed. The proxy's program is the release build that the tests measure.
 #
 #   scripts/images.sh            build
-#   scripts/images.sh --load     and import them into the nodes of the test cluster (MESH_CLUSTER, see mesh-cluster)
+#   scripts/images.sh --load     and import them into the nodes of the test cluster (E2E_CLUSTER, see mesh-cluster)
 #
-# MESH_IMAGE_PROFILE=release|image names the profile of cargo; `image`, the default, is the release as it is shipped.
+# IMAGE_PROFILE=release|image names the profile of cargo; `image`, the default, is the release as it is shipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 CARGO=${CARGO:-cargo}
-profile=${MESH_IMAGE_PROFILE:-image}
+profile=${IMAGE_PROFILE:-image}
 limit=20000000
 load=
 case "${1:-}" in

@@ -126,12 +126,12 @@ pub fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// The cache: `$MESH_CACHE`, or `~/.cache/mesh-e2e`.
+/// The cache: `$E2E_CACHE`, or `~/.cache/mesh-e2e`.
 ///
 /// # Errors
 /// Where it cannot be made.
 pub fn root() -> Result<PathBuf> {
-    let root = match (std::env::var_os("MESH_CACHE"), std::env::home_dir()) {
+    let root = match (std::env::var_os("E2E_CACHE"), std::env::home_dir()) {
         (Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
         (_, Some(home)) => home.join(".cache/mesh-e2e"),
         (_, None) => std::env::temp_dir().join("mesh-e2e-cache"),

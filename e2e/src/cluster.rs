@@ -62,10 +62,10 @@ pub struct Cluster {
     state: State,
 }
 
-/// The folder of all clusters of this machine: `$MESH_CLUSTERS`, or `/var/tmp/mesh-cluster`.
+/// The folder of all clusters of this machine: `$E2E_CLUSTERS`, or `/var/tmp/mesh-cluster`.
 #[must_use]
 pub fn base() -> PathBuf {
-    std::env::var_os("MESH_CLUSTERS")
+    std::env::var_os("E2E_CLUSTERS")
         .filter(|dir| !dir.is_empty())
         .map_or("/var/tmp/mesh-cluster".into(), PathBuf::from)
 }

@@ -18,7 +18,7 @@ use mesh_e2e::{
 #[command(name = "mesh-cluster")]
 struct Arguments {
     /// Which cluster.
-    #[arg(long, global = true, env = "MESH_CLUSTER", default_value = "mesh")]
+    #[arg(long, global = true, env = "E2E_CLUSTER", default_value = "mesh")]
     name: String,
     #[command(subcommand)]
     command: Task,
