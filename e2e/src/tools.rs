@@ -1,25 +1,24 @@
 //! Programs that tests and demonstrations use beside the mesh: Helm, Jaeger, Prometheus. Built or fetched once. Floor 2:
 //! imports `cache`, `oci`, `process`.
+//!
+//! Nothing can be pulled in the cluster of processes: the images have the names that the chart `mesh-viz` asks for, and
+//! what there is of the same programs here.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::{
     cache::{self, Recipe},
     oci::Image,
     process::must_run,
 };
-
-/// Jaeger with everything in one process: OTLP on 4317 and 4318, queries on 16686. Without pages: those are not part of
-/// its module.
-pub const JAEGER: &str = "mesh.dev/e2e/jaeger:1";
-/// Prometheus, on 9090; its configuration is `/etc/prometheus/prometheus.yml`.
-pub const PROMETHEUS: &str = "mesh.dev/e2e/prometheus:2";
 
 /// Where Helm is.
 ///
@@ -29,12 +28,12 @@ pub fn helm() -> Result<PathBuf> {
     Recipe::go("helm", "tools/helm", &["helm"], "").program("helm")
 }
 
-/// Where Jaeger is.
+/// Where Jaeger is: OTLP over gRPC on 4317, its query API on 16686. Without pages: those are not part of its module.
 ///
 /// # Errors
 /// Where it cannot be built.
 pub fn jaeger() -> Result<PathBuf> {
-    Recipe::go("jaeger", "tools/jaeger", &["all-in-one"], "").program("all-in-one")
+    Recipe::go("jaeger", "tools/jaeger", &["jaeger"], "").program("jaeger")
 }
 
 /// Where Prometheus is.
@@ -57,8 +56,8 @@ pub fn prometheus() -> Result<PathBuf> {
 /// # Errors
 /// As [`jaeger`].
 pub fn jaeger_image() -> Result<PathBuf> {
-    let image = Image::new(JAEGER).entrypoint(["/all-in-one"]).user("65532:65532").directory("/tmp", 0o1777, (0, 0));
-    write(image, "/all-in-one", &jaeger()?)
+    let image = Image::new(&name("jaeger")?).entrypoint(["/jaeger"]).user("65532:65532");
+    write(image, "/jaeger", &jaeger()?)
 }
 
 /// The archive of Prometheus' image.
@@ -66,12 +65,21 @@ pub fn jaeger_image() -> Result<PathBuf> {
 /// # Errors
 /// As [`prometheus`].
 pub fn prometheus_image() -> Result<PathBuf> {
-    let image = Image::new(PROMETHEUS)
+    let image = Image::new(&name("prometheus")?)
         .entrypoint(["/prometheus"])
         .command(["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/data"])
         .user("65532:65532")
         .directory("/data", 0o700, (65532, 65532));
     write(image, "/prometheus", &prometheus()?)
+}
+
+/// The whole name of the image that the chart asks for.
+fn name(program: &str) -> Result<String> {
+    let path = cache::home().join("../charts/mesh-viz/values.yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let values: Value = serde_saphyr::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))?;
+    let short = values.pointer(&format!("/{program}/image")).and_then(Value::as_str);
+    Ok(format!("docker.io/{}", short.with_context(|| format!("{} names no image of {program}", path.display()))?))
 }
 
 /// Writes the image of a program, with the libraries that it is linked with, beside the program.

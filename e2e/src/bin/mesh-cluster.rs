@@ -57,7 +57,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Build what can be used beside the mesh (helm, Jaeger, Prometheus); print where it is.
+    /// Build what can be used beside the mesh: Helm, and images of Jaeger and Prometheus; print where they are.
     Tools,
     /// Run a program in a node's namespaces, or in the fabric's: the network outside of the nodes.
     Exec {
@@ -128,8 +128,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
         Task::Shell { command } => return shell(&existing(name)?, command),
         Task::Tools => {
             println!("{}", tools::helm()?.display());
-            println!("{} in {}", tools::JAEGER, tools::jaeger_image()?.display());
-            println!("{} in {}", tools::PROMETHEUS, tools::prometheus_image()?.display());
+            println!("{}", tools::jaeger_image()?.display());
+            println!("{}", tools::prometheus_image()?.display());
         }
         Task::Exec { place, command } => {
             let (program, args) = command.split_first().context("no program")?;
