@@ -3,14 +3,17 @@
 pub mod change;
 pub mod cluster;
 pub mod install;
+pub mod readme;
 pub mod shop;
+mod viz;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER, readme::SCENARIOS]
+        .concat()
 }
 
 #[cfg(test)]

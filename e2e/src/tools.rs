@@ -1,5 +1,5 @@
-//! Programs that tests and demonstrations use beside the mesh: Helm, Jaeger, Prometheus. Built or fetched once. Floor 2:
-//! imports `cache`, `oci`, `process`.
+//! Programs that tests and demonstrations use beside the mesh: Helm, Jaeger, Prometheus. Built once. Floor 2: imports
+//! `cache`, `oci`.
 //!
 //! Nothing can be pulled in the cluster of processes: the images have the names that the chart `mesh-viz` asks for, and
 //! what there is of the same programs here.
@@ -7,8 +7,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -17,7 +15,6 @@ use serde_json::Value;
 use crate::{
     cache::{self, Recipe},
     oci::Image,
-    process::must_run,
 };
 
 /// Where Helm is.
@@ -36,19 +33,14 @@ pub fn jaeger() -> Result<PathBuf> {
     Recipe::go("jaeger", "tools/jaeger", &["jaeger"], "").program("jaeger")
 }
 
-/// Where Prometheus is.
+/// Where Prometheus is: the whole of it, which finds its targets in Kubernetes and nowhere else. Debian's cannot do that.
 ///
 /// # Errors
-/// Where Debian's package cannot be had.
+/// Where it cannot be built.
 pub fn prometheus() -> Result<PathBuf> {
-    let recipe = Recipe {
-        name: "prometheus",
-        sources: cache::home().join("tools/prometheus"),
-        programs: &["prometheus", "promtool"],
-        links: &[],
-        command: ["sh", "fetch.sh", "{out}"].map(str::to_owned).to_vec(),
-    };
-    recipe.program("prometheus").context("the package lists may be missing: apt-get update")
+    let mut recipe = Recipe::go("prometheus", "tools/prometheus", &["prometheus"], "");
+    recipe.command.insert(2, "-tags=remove_all_sd,enable_kubernetes_sd".to_owned());
+    recipe.program("prometheus")
 }
 
 /// The archive of Jaeger's image.
@@ -82,29 +74,6 @@ fn name(program: &str) -> Result<String> {
     Ok(format!("docker.io/{}", short.with_context(|| format!("{} names no image of {program}", path.display()))?))
 }
 
-/// Writes the image of a program, with the libraries that it is linked with, beside the program.
 fn write(image: Image, path: &str, program: &Path) -> Result<PathBuf> {
-    let mut image = image.file(path, 0o755, program);
-    for library in libraries(program)? {
-        let name = library.to_string_lossy().into_owned();
-        image = image.file(&name, 0o755, library);
-    }
-    image.write_once(program.parent().context("an odd path")?)
-}
-
-/// The libraries that a program is linked with, by the names that it asks for; none for a static one.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = crate::process::run(Command::new("ldd").arg(program), Duration::from_secs(10))?;
-    if !output.status.success() {
-        // What it says of a static program. Anything else shows when the program is run.
-        must_run(Command::new("test").arg("-x").arg(program), Duration::from_secs(10))?;
-        return Ok(Vec::new());
-    }
-    Ok(output
-        .text()
-        .lines()
-        .flat_map(str::split_whitespace)
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
-        .collect())
+    image.file(path, 0o755, program).write_once(program.parent().context("an odd path")?)
 }
