@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -91,7 +91,9 @@ impl Walker {
             if command.starts_with("make ") {
                 continue;
             }
+            let begun = Instant::now();
             self.one(command).with_context(|| format!("`{command}`, as README.md has it"))?;
+            println!("       {:5.1} s  {command}", begun.elapsed().as_secs_f64());
         }
         Ok(())
     }
