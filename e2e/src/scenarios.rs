@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod cluster;
+pub mod drain;
 pub mod install;
 pub mod readme;
 pub mod shop;
@@ -12,8 +13,8 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER, readme::SCENARIOS]
-        .concat()
+    let mesh = [install::BEFORE, shop::SCENARIOS, change::SCENARIOS, drain::SCENARIOS, install::AFTER];
+    [cluster::SCENARIOS, &mesh.concat(), readme::SCENARIOS].concat()
 }
 
 #[cfg(test)]
