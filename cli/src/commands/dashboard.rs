@@ -49,6 +49,9 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     })?;
     let url = url(listener.local_addr()?);
     out.line(&url)?;
+    if out.terminal() {
+        note("it is there until Ctrl-C");
+    }
     if !args.address.is_loopback() {
         note("everybody who reaches this machine gets in, as you: there is no password");
     }
