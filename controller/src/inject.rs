@@ -25,7 +25,7 @@ pub use self::{
     ports::PortList,
     reason::{Fault, Reason},
     remove::remove,
-    settings::{InjectConfig, LogFormat, Native, PullPolicy, Settings, Version},
+    settings::{Addresses, InjectConfig, LogFormat, Native, PullPolicy, Settings, Version},
     template::{Owner, Template, templates},
 };
 
@@ -235,11 +235,12 @@ fn warnings(pod: &Pod<'_>, namespace: &Namespace, plan: &Overrides, version: Opt
             names::INIT_CONTAINER
         ));
     }
-    if matches!(pod.dns_policy(), Some(policy @ ("None" | "Default")) if plan.resolves(policy)) {
-        let policy = pod.dns_policy().unwrap_or_default();
+    if let Some(policy) = pod.other_dns()
+        && !plan.is_numeric()
+    {
         warnings.push(format!(
             "dnsPolicy {policy}: the sidecar resolves names as the pod does, and {} must be among them",
-            plan.ca_host
+            plan.ca
         ));
     }
     if plan.native && version.is_some_and(|version| !version.has_native_sidecars()) {

@@ -23,6 +23,8 @@ const STARTUP_SECONDS: u64 = 600;
 const MAX_DRAIN: u64 = 30;
 /// Between the end of the drain and that of the pod, in seconds.
 const DRAIN_MARGIN: u64 = 2;
+/// Where Kubernetes gives containers a token of the pod's for its API, unless something is there already.
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// User of the check that connections are redirected: neither root nor the proxy, whose connections are not.
 const CHECK_UID: u32 = 65532;
 
@@ -38,7 +40,7 @@ pub(super) struct Parts {
 
 pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Parts {
     let redirect = redirect(plan);
-    let (init, proxy, volume) = (init(settings, plan, &redirect), proxy(pod, owner, settings, plan), volume());
+    let (init, proxy, volume) = (init(pod, settings, plan, &redirect), proxy(pod, owner, settings, plan), volume());
     let version = env!("CARGO_PKG_VERSION");
     let everything = json!([version, plan.native, init, proxy, volume]).to_string();
     let mut annotations = Vec::new();
@@ -91,35 +93,27 @@ fn redirect(plan: &Overrides) -> Vec<String> {
 }
 
 /// The init container: puts redirection in force, or looks whether the CNI plugin did.
-fn init(settings: &Settings, plan: &Overrides, redirect: &[String]) -> Value {
+fn init(pod: &Pod<'_>, settings: &Settings, plan: &Overrides, redirect: &[String]) -> Value {
     let mut arguments = vec!["redirect", if plan.cni { "check" } else { "apply" }];
     arguments.extend(redirect.iter().map(String::as_str));
     let context = if plan.cni {
-        confined(CHECK_UID)
+        confined(pod, CHECK_UID)
     } else {
         // Rules of the network need this one capability; without root it would not be in force.
-        json!({
-            "allowPrivilegeEscalation": false,
-            "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsGroup": 0,
-            "runAsNonRoot": false,
-            "runAsUser": 0,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        })
+        let mut context = confined(pod, 0);
+        context["capabilities"]["add"] = json!(["NET_ADMIN"]);
+        context["runAsNonRoot"] = false.into();
+        context
     };
     json!({
         "name": names::INIT_CONTAINER,
         "image": plan.image,
         "imagePullPolicy": settings.config.pull_policy,
         "args": arguments,
-        // As much at least as at most, so that a pod of the class Guaranteed stays one.
-        "resources": {
-            "limits": { "cpu": "100m", "memory": "32Mi" },
-            "requests": { "cpu": "100m", "memory": "32Mi" },
-        },
+        // What the proxy has after it: the pod needs no more because of it, and keeps its class of service.
+        "resources": resources(&plan.cpu, &plan.memory),
         "securityContext": context,
+        "volumeMounts": [mount(API_TOKEN)],
     })
 }
 
@@ -134,8 +128,8 @@ fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> V
         "readinessProbe": probe("/ready", 5, 3),
         "livenessProbe": probe("/live", 10, 6),
         "resources": resources(&plan.cpu, &plan.memory),
-        "securityContext": confined(names::PROXY_UID),
-        "volumeMounts": [{ "mountPath": names::IDENTITY_MOUNT, "name": names::IDENTITY_VOLUME, "readOnly": true }],
+        "securityContext": confined(pod, names::PROXY_UID),
+        "volumeMounts": [mount(names::IDENTITY_MOUNT), mount(API_TOKEN)],
     });
     if plan.native {
         container["restartPolicy"] = "Always".into();
@@ -143,9 +137,15 @@ fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> V
     container
 }
 
+/// The mesh's containers have a token for the certificate authority. In the place of the application's token for the API
+/// of Kubernetes they have the same, so that they have no other.
+fn mount(path: &str) -> Value {
+    json!({ "mountPath": path, "name": names::IDENTITY_VOLUME, "readOnly": true })
+}
+
 /// What Pod Security `restricted` asks for.
-fn confined(user: u32) -> Value {
-    json!({
+fn confined(pod: &Pod<'_>, user: u32) -> Value {
+    let mut context = json!({
         "allowPrivilegeEscalation": false,
         "capabilities": { "drop": ["ALL"] },
         "privileged": false,
@@ -154,7 +154,11 @@ fn confined(user: u32) -> Value {
         "runAsNonRoot": true,
         "runAsUser": user,
         "seccompProfile": { "type": "RuntimeDefault" },
-    })
+    });
+    if pod.has_own_apparmor() {
+        context["appArmorProfile"] = json!({ "type": "RuntimeDefault" });
+    }
+    context
 }
 
 fn probe(path: &str, period: u64, failures: u64) -> Value {
@@ -198,10 +202,10 @@ fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides
         // Since 1.35 pods have their node's topology as labels; empty where they have not.
         field("MESH_ZONE", "metadata.labels['topology.kubernetes.io/zone']"),
         value("MESH_IDENTITY__TRUST_DOMAIN", settings.trust_domain.clone()),
-        value("MESH_IDENTITY__CA", config.ca.clone()),
+        value("MESH_IDENTITY__CA", plan.ca.clone()),
         value("MESH_IDENTITY__TOKEN_FILE", format!("{}/token", names::IDENTITY_MOUNT)),
         value("MESH_IDENTITY__ROOTS_FILE", format!("{}/{}", names::IDENTITY_MOUNT, names::TRUST_KEY)),
-        value("MESH_DISCOVERY__ADDRESS", config.discovery.clone()),
+        value("MESH_DISCOVERY__ADDRESS", plan.discovery.clone()),
         value("MESH_INBOUND__TRANSPARENT", every(names::PORT_INBOUND)),
         value("MESH_OUTBOUND__TRANSPARENT", every(names::PORT_OUTBOUND)),
         value("MESH_ADMIN__LISTEN", every(names::PORT_ADMIN)),
