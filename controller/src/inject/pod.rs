@@ -114,6 +114,10 @@ impl<'a> Pod<'a> {
         Ok(Self { json, spec })
     }
 
+    pub(super) fn json(&self) -> &'a Value {
+        self.json
+    }
+
     fn metadata(&self, key: &str) -> Option<&'a Value> {
         self.json.get("metadata")?.get(key)
     }

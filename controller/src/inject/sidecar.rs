@@ -3,13 +3,14 @@
 //! Whatever Kubernetes would fill in is said here already, so that a pod that comes back from an API server is what was
 //! made.
 
-use mesh_api::names;
+use mesh_api::{names, probe::Probe};
 use serde_json::{Map, Value, json};
 
 use super::{
     Record,
     overrides::{Amount, Overrides},
     pod::Pod,
+    probes,
     settings::{LogFormat, Settings},
 };
 
@@ -40,7 +41,9 @@ pub(super) struct Parts {
 
 pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Parts {
     let redirect = redirect(plan);
-    let (init, proxy, volume) = (init(pod, settings, plan, &redirect), proxy(pod, owner, settings, plan), volume());
+    let (taken, asked) = probes::taken(pod.json(), &plan.skip_inbound);
+    let proxy = proxy(pod, owner, settings, plan, &asked);
+    let (init, volume) = (init(pod, settings, plan, &redirect), volume());
     let version = env!("CARGO_PKG_VERSION");
     let everything = json!([version, plan.native, init, proxy, volume]).to_string();
     let mut annotations = Vec::new();
@@ -61,6 +64,7 @@ pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Over
         cni: plan.cni,
         redirect,
         annotations: annotations.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        probes: taken,
     };
     Parts { record, init, proxy, volume, annotations }
 }
@@ -117,12 +121,12 @@ fn init(pod: &Pod<'_>, settings: &Settings, plan: &Overrides, redirect: &[String
     })
 }
 
-fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Value {
+fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides, probes: &[Probe]) -> Value {
     let mut container = json!({
         "name": names::PROXY_CONTAINER,
         "image": plan.image,
         "imagePullPolicy": settings.config.pull_policy,
-        "env": environment(pod, owner, settings, plan),
+        "env": environment(pod, owner, settings, plan, probes),
         "ports": [{ "containerPort": names::PORT_ADMIN, "name": "mesh-admin", "protocol": "TCP" }],
         "startupProbe": probe("/ready", 1, STARTUP_SECONDS),
         "readinessProbe": probe("/ready", 5, 3),
@@ -184,7 +188,7 @@ fn resources(cpu: &Amount, memory: &Amount) -> Value {
     resources.into()
 }
 
-fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Value {
+fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides, probes: &[Probe]) -> Value {
     let config = &settings.config;
     let value = |name: &str, value: String| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
@@ -217,6 +221,10 @@ fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides
     if !config.otlp_endpoint.is_empty() {
         environment.push(value("MESH_TELEMETRY__OTLP_ENDPOINT", config.otlp_endpoint.clone()));
         environment.push(value("MESH_TELEMETRY__TRACE_RATIO", config.trace_ratio.to_string()));
+    }
+    if !probes.is_empty() {
+        let probes = serde_json::to_string(probes).unwrap_or_default();
+        environment.push(value("MESH_ADMIN__PROBES", probes.replace('$', "$$")));
     }
     if plan.workers() > 1 {
         environment.push(value("MESH_WORKERS", plan.workers().to_string()));
