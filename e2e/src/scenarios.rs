@@ -4,13 +4,14 @@ pub mod change;
 pub mod cluster;
 pub mod install;
 pub mod shop;
+pub mod workloads;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]
