@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod cluster;
+pub mod families;
 pub mod install;
 pub mod shop;
 pub mod workloads;
@@ -11,7 +12,7 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, families::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]

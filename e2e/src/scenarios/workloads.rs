@@ -32,6 +32,8 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Port of the node behind which a pod stands.
 const HOST_PORT: &str = "18080";
+/// An account whose name is no DNS label.
+const ANY: &str = "team.any-1";
 
 const STRICT: &str = r"
 apiVersion: mesh.dev/v1alpha1
@@ -41,19 +43,19 @@ spec: { mode: Strict }
 ---
 ";
 
-/// A pod that serves, with an account of its name, and what else its spec and its container have.
-pub(super) fn server(name: &str, spec: &str, container: &str) -> String {
+/// A pod that serves, with an account of its own, and what else its spec and its container have.
+pub(super) fn server((name, account): (&str, &str), spec: &str, container: &str) -> String {
     format!(
         r#"
 apiVersion: v1
 kind: ServiceAccount
-metadata: {{ name: {name} }}
+metadata: {{ name: {account} }}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {{ name: {name}, labels: {{ app: {name} }} }}
 spec:
-  serviceAccountName: {name}
+  serviceAccountName: {account}
   terminationGracePeriodSeconds: 0
   {spec}
   containers:
@@ -155,12 +157,12 @@ async fn workloads(scene: Scene) -> Result<()> {
     let manifests = [
         STRICT,
         &stateful(),
-        &server("caller", "", ready),
-        &server("host", "", &host_port),
-        &server("any", "securityContext: { runAsUser: 12345, runAsGroup: 12345, runAsNonRoot: true }", ready),
-        &server("root", "securityContext: { runAsUser: 0 }", ready),
-        &server("nodes-dns", "dnsPolicy: Default", ready),
-        &server("own-dns", own_dns, ready),
+        &server(("caller", "caller"), "", ready),
+        &server(("host", "host"), "", &host_port),
+        &server(("any", ANY), "securityContext: { runAsUser: 12345, runAsGroup: 12345, runAsNonRoot: true }", ready),
+        &server(("root", "root"), "securityContext: { runAsUser: 0 }", ready),
+        &server(("nodes-dns", "nodes-dns"), "dnsPolicy: Default", ready),
+        &server(("own-dns", "own-dns"), own_dns, ready),
         r"
 apiVersion: v1
 kind: Service
@@ -192,7 +194,8 @@ spec:
         let answer = call(&scene, "caller", &format!("http://{ip}:8080/?mesh"), "caller").await?;
         ensure!(answer.starts_with(&format!("200 {server}\n")), "somebody else answered for {server}:\n{answer}");
         let web = pod_ip(&scene, "web-0").await?;
-        call(&scene, server, &format!("http://{web}:8080/?mesh"), server).await?;
+        let account = if server == "any" { ANY } else { server };
+        call(&scene, server, &format!("http://{web}:8080/?mesh"), account).await?;
     }
     host_port_is_reached(&scene).await?;
 
