@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod cluster;
+pub mod cni;
 pub mod families;
 pub mod install;
 pub mod shop;
@@ -12,7 +13,7 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, families::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, families::SCENARIOS, change::SCENARIOS, cni::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Default for InjectConfig {
             pull_policy: PullPolicy::IfNotPresent,
             native: Native::Auto,
             cni: false,
-            cpu_request: "50m".into(),
+            cpu_request: "10m".into(),
             cpu_limit: String::new(),
             memory_request: "32Mi".into(),
             memory_limit: "512Mi".into(),

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use k8s_openapi::api::core::v1::Service;
-use kube::{Api, Client};
+use kube::{Api, Client, api::ListParams};
 use tokio::{sync::watch, time::timeout};
 
 use crate::inject::{Addresses, InjectConfig};
@@ -46,9 +46,11 @@ async fn find(client: &Client, address: &str) -> Option<SocketAddr> {
     }
     let (name, namespace, port) = service(address)?;
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-    match timeout(DEADLINE, api.get_opt(name)).await {
+    // Who may list may watch, and no other right is needed.
+    let named = ListParams::default().fields(&format!("metadata.name={name}"));
+    match timeout(DEADLINE, api.list(&named)).await {
         Ok(Ok(found)) => {
-            let ip = found?.spec?.cluster_ip?.parse().ok()?;
+            let ip = found.items.into_iter().next()?.spec?.cluster_ip?.parse().ok()?;
             Some(SocketAddr::new(ip, port))
         }
         Ok(Err(error)) => {
