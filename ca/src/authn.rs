@@ -163,7 +163,9 @@ mod tests {
         for name in ["a.b", "team.web-1", &"x".repeat(253)] {
             assert!(Caller::new("a", name, "").is_ok(), "{name}");
         }
-        for name in ["", "-a", "a-", "A", "a/b", ".", "..", "a..b", ".a", "a.", "a_b", "é", "a\0", "a:b", " ", &"x".repeat(254)] {
+        for name in
+            ["", "-a", "a-", "A", "a/b", ".", "..", "a..b", ".a", "a.", "a_b", "é", "a\0", "a:b", " ", &"x".repeat(254)]
+        {
             assert_eq!(Caller::new("a", name, "").unwrap_err(), AuthnError::Names, "{name:?}");
         }
     }

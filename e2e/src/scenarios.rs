@@ -13,7 +13,17 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, workloads::SCENARIOS, families::SCENARIOS, change::SCENARIOS, cni::SCENARIOS, install::AFTER].concat()
+    [
+        cluster::SCENARIOS,
+        install::BEFORE,
+        shop::SCENARIOS,
+        workloads::SCENARIOS,
+        families::SCENARIOS,
+        change::SCENARIOS,
+        cni::SCENARIOS,
+        install::AFTER,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The application's health, asked in a kubelet's place ([`mesh_api::probe`]). Floor 1: imports `mesh_api` only.
 //!
-//! What is asked for is fixed when the proxy starts; who asks chooses among that, and learns no more than a kubelet would.
+//! What is asked for is fixed when the proxy starts. Whoever asks chooses among that, and learns how it went, not what the
+//! application said: the admin server does not know who asks.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
@@ -30,7 +31,7 @@ use rustls::{
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// How much of an answer is passed on, in bytes: as much as a kubelet reads.
+/// How much of an answer's body is waited for, in bytes: as much as a kubelet reads.
 const MAX_BODY: usize = 10 * 1024;
 /// By this applications know a kubelet's requests in their logs.
 const USER_AGENT: &str = "kube-probe/mesh";
@@ -67,7 +68,7 @@ impl Probes {
         let address = SocketAddr::new(ip.to_canonical(), probe.port);
         let asked = timeout(Duration::from_secs(probe.seconds), self.ask(probe, address)).await;
         let why = match asked {
-            Ok(Ok((status, body))) => return Some(admin::text(status, body)),
+            Ok(Ok(status)) => return Some(admin::text(status, "the application answered\n")),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", probe.seconds),
         };
@@ -75,15 +76,15 @@ impl Probes {
         Some(admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("the application at port {}: {why}\n", probe.port)))
     }
 
-    async fn ask(&self, probe: &Probe, address: SocketAddr) -> Result<(StatusCode, Bytes), Failure> {
+    async fn ask(&self, probe: &Probe, address: SocketAddr) -> Result<StatusCode, Failure> {
         let stream = self.net.connect(address).await?;
         match &probe.https {
-            None => Ok((StatusCode::OK, Bytes::from_static(b"it accepts connections\n"))),
+            None => Ok(StatusCode::OK),
             Some(get) => self.get(get, stream, address).await,
         }
     }
 
-    async fn get(&self, get: &Get, stream: Stream, address: SocketAddr) -> Result<(StatusCode, Bytes), Failure> {
+    async fn get(&self, get: &Get, stream: Stream, address: SocketAddr) -> Result<StatusCode, Failure> {
         let request = request(get, address)?;
         let stream = self.tls.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -94,16 +95,13 @@ impl Probes {
         };
         let exchange = async {
             let (head, mut body) = sender.send_request(request).await?.into_parts();
-            let mut read = BytesMut::new();
-            while let Some(frame) = body.frame().await {
-                let Ok(data) = frame?.into_data() else { continue };
-                let room = MAX_BODY - read.len();
-                read.extend_from_slice(&data[..data.len().min(room)]);
-                if data.len() >= room {
-                    break;
-                }
+            let mut read = 0;
+            while read < MAX_BODY
+                && let Some(frame) = body.frame().await
+            {
+                read += frame?.data_ref().map_or(0, Bytes::len);
             }
-            Ok::<_, hyper::Error>((head.status, read.freeze()))
+            Ok::<_, hyper::Error>(head.status)
         };
         tokio::select! {
             answer = exchange => Ok(answer?),

@@ -113,8 +113,13 @@ fn renewed(old: &Value, wanted: &Value) -> Value {
     new.extend(wanted.clone());
     let variable = |entry: &Value| name_of(entry).starts_with(names::ENV_PREFIX);
     add_others(&mut new, old, "env", variable);
-    let paths: Vec<&Value> =
-        wanted.get("volumeMounts").and_then(Value::as_array).into_iter().flatten().filter_map(|one| one.get("mountPath")).collect();
+    let paths: Vec<&Value> = wanted
+        .get("volumeMounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one.get("mountPath"))
+        .collect();
     let mounted = |mount: &Value| mount.get("mountPath").is_some_and(|path| paths.contains(&path));
     add_others(&mut new, old, "volumeMounts", |mount| is_named(mount, names::IDENTITY_VOLUME) || mounted(mount));
     new.into()

@@ -134,3 +134,6 @@ fn handler<'a>(pod: &'a mut Value, taken: &Taken) -> Option<&'a mut Map<String, 
     let (list, at) = place.map(|one| (one.list, one.at))?;
     pod.get_mut("spec")?.get_mut(list)?.get_mut(at)?.pointer_mut(&taken.at)?.as_object_mut()
 }
+
+#[cfg(test)]
+mod tests;

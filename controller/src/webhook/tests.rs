@@ -21,7 +21,10 @@ fn bench() -> Bench {
     let namespaces = Arc::new(StaticNamespaces(spaces.into()));
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
-    Bench { hook: Webhook::new(Settings::default(), domain, namespaces, known, telemetry), _known: (to_version, to_addresses) }
+    Bench {
+        hook: Webhook::new(Settings::default(), domain, namespaces, known, telemetry),
+        _known: (to_version, to_addresses),
+    }
 }
 
 impl Bench {

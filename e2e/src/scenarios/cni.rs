@@ -154,7 +154,8 @@ async fn repaired(scene: &Scene, nodes: &[String]) -> Result<()> {
 
 /// Keeps the agents away from every node, or lets them back.
 async fn agents(scene: &Scene, selector: Option<&str>) -> Result<()> {
-    let selector = serde_json::json!({ "spec": { "template": { "spec": { "nodeSelector": { "mesh.dev/e2e": selector } } } } });
+    let selector =
+        serde_json::json!({ "spec": { "template": { "spec": { "nodeSelector": { "mesh.dev/e2e": selector } } } } });
     let patch = ["--namespace", names::SYSTEM_NAMESPACE, "patch", AGENT, "--type", "merge", "--patch"];
     scene.kubectl(&[&patch[..], &[&selector.to_string()]].concat()).await.map(drop)
 }
@@ -174,7 +175,8 @@ async fn without_plugin(scene: &Scene, nodes: &[String]) -> Result<()> {
 
 /// What of the plugin is on a node.
 async fn traces(scene: &Scene, node: &str) -> Result<String> {
-    let look = "cd /etc/cni/net.d; grep -lq mesh-cni *.conflist && echo listed; ls -d mesh-cni.d /opt/cni/bin/mesh-cni; :";
+    let look =
+        "cd /etc/cni/net.d; grep -lq mesh-cni *.conflist && echo listed; ls -d mesh-cni.d /opt/cni/bin/mesh-cni; :";
     on_node(scene, node, look).await
 }
 

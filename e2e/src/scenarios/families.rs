@@ -16,14 +16,12 @@ use crate::{
 };
 
 /// The scenarios of this file.
-pub const SCENARIOS: &[Scenario] = &[
-    Scenario::new(
-        "mesh-families",
-        "Services of IPv4, IPv6 and both, headless too, are called by name and by every address, all over mutual TLS",
-        |scene| Box::pin(families(scene)),
-    )
-    .within(120),
-];
+pub const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "mesh-families",
+    "Services of IPv4, IPv6 and both, headless too, are called by name and by every address, all over mutual TLS",
+    |scene| Box::pin(families(scene)),
+)
+.within(120)];
 
 const STRICT: &str = r"
 apiVersion: mesh.dev/v1alpha1
@@ -60,7 +58,8 @@ async fn families(scene: Scene) -> Result<()> {
 
     for (name, ..) in SERVICES {
         answered(&scene, name).await?;
-        let service = scene.server.wait_for(("v1", "Service"), &scene.namespace, name, "is there", READY, |_| true).await?;
+        let service =
+            scene.server.wait_for(("v1", "Service"), &scene.namespace, name, "is there", READY, |_| true).await?;
         let addresses = list(&service, "/spec/clusterIPs");
         ensure!(!addresses.is_empty(), "{name} has no address: {service:#}");
         for address in addresses.iter().filter(|address| *address != "None") {

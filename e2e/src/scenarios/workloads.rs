@@ -249,7 +249,10 @@ fn check_tokens(pod: &Value) -> Result<()> {
     let all = all.iter().filter_map(|list| pod.pointer(list)?.as_array()).flatten();
     let ours = all.filter(|one| [names::INIT_CONTAINER, names::PROXY_CONTAINER].contains(&text(one, "/name")));
     for mount in ours.filter_map(|one| one.get("volumeMounts")?.as_array()).flatten() {
-        ensure!(text(mount, "/name") == names::IDENTITY_VOLUME, "a container of the mesh has another volume: {mount:#}");
+        ensure!(
+            text(mount, "/name") == names::IDENTITY_VOLUME,
+            "a container of the mesh has another volume: {mount:#}"
+        );
     }
     Ok(())
 }
@@ -313,10 +316,7 @@ const DEAF: [(&str, &str); 4] = [
 
 fn deaf() -> String {
     let container = |name: &str, probe: &str| {
-        format!(
-            "    - {{ name: {name}, image: {}, command: [/bin/sleep, infinity], {probe} }}\n",
-            parts::PROGRAMS
-        )
+        format!("    - {{ name: {name}, image: {}, command: [/bin/sleep, infinity], {probe} }}\n", parts::PROGRAMS)
     };
     let mut pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: deaf }\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n".to_owned();
     for (name, probe) in DEAF {
@@ -336,7 +336,8 @@ async fn probes(scene: Scene) -> Result<()> {
     let deaf = scene.server.wait_for(pod, &scene.namespace, "deaf", "lost a container", READY, restarted).await?;
     ensure!(!has_condition(&deaf, "Ready"), "a pod is ready where nobody listens: {:#}", deaf["status"]);
     for (name, _) in DEAF {
-        let field = format!("reason=Unhealthy,involvedObject.name=deaf,involvedObject.fieldPath=spec.containers{{{name}}}");
+        let field =
+            format!("reason=Unhealthy,involvedObject.name=deaf,involvedObject.fieldPath=spec.containers{{{name}}}");
         eventually(READY, async || {
             let events = scene.kubectl(&["get", "events", "--field-selector", &field, "--output", "name"]).await?;
             ensure!(!events.trim().is_empty(), "the probe of {name} did not fail");

@@ -21,7 +21,11 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::{inject::Settings, telemetry::Telemetry, webhook::{Known, StaticNamespaces}};
+use crate::{
+    inject::Settings,
+    telemetry::Telemetry,
+    webhook::{Known, StaticNamespaces},
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NAME: &str = "mesh-webhook.mesh-system.svc";
