@@ -58,7 +58,8 @@ fn ports_times_and_requests_are_as_they_were() {
     assert_eq!(number(json!("5432")), Some(5432));
     let seconds = |given: Value| of(&json!({"tcpSocket": {"port": 1}, "timeoutSeconds": given})).unwrap().seconds;
     assert_eq!([json!(null), json!(0), json!(7), json!(1_000_000)].map(seconds), [1, 1, 7, 60]);
-    let https = json!({"path": "x?y", "port": "web", "scheme": "https", "httpHeaders": [{"name": "A", "value": "$(B)"}]});
+    let https =
+        json!({"path": "x?y", "port": "web", "scheme": "https", "httpHeaders": [{"name": "A", "value": "$(B)"}]});
     let found = of(&json!({"httpGet": https})).unwrap();
     assert_eq!(found.https, Some(Get { path: "x?y".into(), headers: vec![("A".into(), "$(B)".into())] }));
     assert_eq!(found.at, "/probe/app/readiness");
