@@ -12,6 +12,8 @@ pub use review::{Demands, Review};
 
 use std::{net::IpAddr, pin::Pin, time::Duration};
 
+use mesh_api::model::is_dns_subdomain;
+
 use crate::time::Time;
 
 /// Longest token that is looked at, in bytes.
@@ -26,13 +28,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A caller of this namespace and service account, both DNS labels. `instance` tells holders of the same account
+    /// A caller of this namespace and service account, as Kubernetes names them. `instance` tells holders of the same account
     /// apart (a pod, a token): limits are kept for each.
     ///
     /// # Errors
-    /// [`AuthnError::Names`] where a name is no DNS label (RFC 1123 section 2.1).
+    /// [`AuthnError::Names`] where the namespace is no DNS label, or the account no DNS subdomain (RFC 1123).
     pub fn new(namespace: &str, account: &str, instance: &str) -> Result<Self, AuthnError> {
-        if !is_dns_label(namespace) || !is_dns_label(account) {
+        if !is_dns_label(namespace) || !is_dns_subdomain(account) {
             return Err(AuthnError::Names);
         }
         Ok(Self { namespace: namespace.into(), account: account.into(), instance: instance.into() })
@@ -82,7 +84,7 @@ pub enum AuthnError {
     #[error("the token is made for another audience than `{}`", mesh_api::names::CA_AUDIENCE)]
     Audience,
     /// Genuine, but not for a service account with usable names.
-    #[error("the token is not of a service account whose namespace and name are DNS labels")]
+    #[error("the token is not of a service account whose namespace is a DNS label and whose name a DNS subdomain")]
     Names,
     /// Whoever decides says no.
     #[error("Kubernetes does not accept the token")]
@@ -151,12 +153,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn i07_names_are_dns_labels() {
+    fn i07_names_are_what_kubernetes_lets_through() {
         for name in ["a", "a-b", "9", &"x".repeat(63)] {
             assert!(Caller::new(name, name, "").is_ok(), "{name}");
         }
         for name in ["", "-a", "a-", "A", "a.b", "a/b", "..", "a_b", "é", "a\0", "a:b", " ", &"x".repeat(64)] {
             assert_eq!(Caller::new(name, "a", "").unwrap_err(), AuthnError::Names, "{name:?}");
+        }
+        for name in ["a.b", "team.web-1", &"x".repeat(253)] {
+            assert!(Caller::new("a", name, "").is_ok(), "{name}");
+        }
+        for name in
+            ["", "-a", "a-", "A", "a/b", ".", "..", "a..b", ".a", "a.", "a_b", "é", "a\0", "a:b", " ", &"x".repeat(254)]
+        {
             assert_eq!(Caller::new("a", name, "").unwrap_err(), AuthnError::Names, "{name:?}");
         }
     }

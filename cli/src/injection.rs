@@ -55,7 +55,7 @@ impl SettingsArgs {
 /// What of a controller's configuration makes sidecars.
 #[must_use]
 pub fn settings(config: Config) -> Settings {
-    Settings { config: config.inject, trust_domain: config.identity.trust_domain }
+    Settings { config: config.inject, trust_domain: config.identity.trust_domain, addresses: None }
 }
 
 /// Kind, namespace and name of what a template is part of.

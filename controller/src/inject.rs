@@ -12,6 +12,7 @@ mod overrides;
 mod patch;
 mod pod;
 mod ports;
+mod probes;
 mod quantity;
 mod reason;
 mod remove;
@@ -23,9 +24,10 @@ pub use self::{
     patch::{Op, diff},
     pod::{ContainerRef, all_containers},
     ports::PortList,
+    probes::Taken,
     reason::{Fault, Reason},
     remove::remove,
-    settings::{InjectConfig, LogFormat, Native, PullPolicy, Settings, Version},
+    settings::{Addresses, InjectConfig, LogFormat, Native, PullPolicy, Settings, Version},
     template::{Owner, Template, templates},
 };
 
@@ -95,6 +97,9 @@ pub struct Record {
     /// Annotations that were put in for others, to be taken out again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub annotations: Vec<String>,
+    /// Probes and hooks that the kubelet asks the sidecar for, to be put back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Taken>,
 }
 
 impl Record {
@@ -116,6 +121,9 @@ pub fn decide(
     settings: &Settings,
     version: Option<Version>,
 ) -> Decision {
+    let given = pod;
+    let before = probes::restored(given);
+    let pod: &Value = &before;
     let view = match Pod::new(pod) {
         Ok(view) => view,
         Err(fault) => return Decision::Refuse(vec![fault]),
@@ -138,7 +146,7 @@ pub fn decide(
     let parts = sidecar::parts(&view, &owner.name, settings, &overrides);
     let changed = apply::apply(pod, &parts);
     let warnings = warnings(&view, namespace, &overrides, version);
-    let patch = diff(pod, &changed);
+    let patch = diff(given, &changed);
     Decision::Inject(Box::new(Injection { pod: changed, patch, because, warnings, record: parts.record }))
 }
 
@@ -235,11 +243,12 @@ fn warnings(pod: &Pod<'_>, namespace: &Namespace, plan: &Overrides, version: Opt
             names::INIT_CONTAINER
         ));
     }
-    if matches!(pod.dns_policy(), Some(policy @ ("None" | "Default")) if plan.resolves(policy)) {
-        let policy = pod.dns_policy().unwrap_or_default();
+    if let Some(policy) = pod.other_dns()
+        && !plan.is_numeric()
+    {
         warnings.push(format!(
             "dnsPolicy {policy}: the sidecar resolves names as the pod does, and {} must be among them",
-            plan.ca_host
+            plan.ca
         ));
     }
     if plan.native && version.is_some_and(|version| !version.has_native_sidecars()) {

@@ -5,6 +5,7 @@
 //! number of everything, because the port takes requests from whoever reaches it. An API server proves nothing about
 //! itself here, so an answer tells nothing that is not in the request, or public configuration.
 
+mod addresses;
 mod bundle;
 mod mutate;
 mod namespaces;
@@ -14,6 +15,7 @@ mod validate;
 mod version;
 
 pub use self::{
+    addresses::{find_addresses, follow_addresses},
     bundle::keep_bundle,
     mutate::inject,
     namespaces::{Found, KubeNamespaces, Lookup, NamespaceLookup, StaticNamespaces},
@@ -36,7 +38,7 @@ use tokio::{
 };
 
 use crate::{
-    inject::{Settings, Version},
+    inject::{Addresses, Settings, Version},
     telemetry::{Admission, Telemetry, Webhook as Hook},
 };
 
@@ -50,12 +52,21 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// An answer over HTTP.
 pub type HttpAnswer = http::Response<Full<Bytes>>;
 
+/// What is asked of a cluster again and again, as it is known now.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The cluster's version.
+    pub version: watch::Receiver<Option<Version>>,
+    /// Where the control plane is.
+    pub addresses: watch::Receiver<Option<Addresses>>,
+}
+
 /// What answers reviews.
 pub struct Webhook {
     settings: Settings,
     trust_domain: TrustDomain,
     namespaces: Arc<dyn NamespaceLookup>,
-    version: watch::Receiver<Option<Version>>,
+    known: Known,
     telemetry: Arc<Telemetry>,
     room: Semaphore,
 }
@@ -73,11 +84,11 @@ impl Webhook {
         settings: Settings,
         trust_domain: TrustDomain,
         namespaces: Arc<dyn NamespaceLookup>,
-        version: watch::Receiver<Option<Version>>,
+        known: Known,
         telemetry: Arc<Telemetry>,
     ) -> Arc<Self> {
         let room = Semaphore::new(MAX_AT_ONCE);
-        Arc::new(Self { settings, trust_domain, namespaces, version, telemetry, room })
+        Arc::new(Self { settings, trust_domain, namespaces, known, telemetry, room })
     }
 
     /// Answers one request.
@@ -148,8 +159,9 @@ impl Webhook {
         let (outcome, answer) = match hook {
             Hook::Inject => {
                 let found = self.namespaces.find(&request.namespace).await;
-                let version = *self.version.borrow();
-                inject(&request, &found, &self.settings, version)?
+                let version = *self.known.version.borrow();
+                let addresses = self.known.addresses.borrow().clone();
+                inject(&request, &found, &Settings { addresses, ..self.settings.clone() }, version)?
             }
             Hook::Validate => validate(&request, &self.trust_domain)?,
         };

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	// Takes compressed messages.
 	_ "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -55,6 +57,7 @@ func grpcServer(args []string) error {
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
 	grpc_testing.RegisterTestServiceServer(server, &testServer{calls: map[string]chan string{}})
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	ctx, cancel := terminated()
 	defer cancel()
 	go func() {

@@ -31,6 +31,7 @@ func httpEcho(args []string) error {
 	flags := flag.NewFlagSet("http-echo", flag.ExitOnError)
 	address := flags.String("listen", "127.0.0.1:0", "address to listen on")
 	name := flags.String("name", "echo", "sent with every answer as x-backend")
+	encrypted := flags.Bool("tls", false, "serve TLS, with a certificate that nobody has signed")
 	_ = flags.Parse(args)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", echo)
@@ -47,6 +48,9 @@ func httpEcho(args []string) error {
 		w.Header().Set("x-backend", *name)
 		mux.ServeHTTP(w, r)
 	})
+	if *encrypted {
+		return serveTLS(*address, named)
+	}
 	return serveHTTP(*address, named)
 }
 

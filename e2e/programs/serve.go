@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -35,6 +40,29 @@ func serveHTTP(address string, handler http.Handler) error {
 	if err != nil {
 		return err
 	}
+	return serveOn(listener, handler)
+}
+
+// serveTLS does the same over TLS, with a certificate made for the occasion.
+func serveTLS(address string, handler http.Handler) error {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(address)
+	if err != nil {
+		return err
+	}
+	own := tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: private}
+	return serveOn(tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{own}}), handler)
+}
+
+func serveOn(listener net.Listener, handler http.Handler) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)

@@ -2,19 +2,33 @@
 
 pub mod change;
 pub mod cluster;
+pub mod cni;
 pub mod drain;
+pub mod families;
 pub mod install;
 pub mod readme;
 pub mod shop;
 mod viz;
+pub mod workloads;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let mesh = [install::BEFORE, shop::SCENARIOS, change::SCENARIOS, drain::SCENARIOS, install::AFTER];
-    [cluster::SCENARIOS, &mesh.concat(), readme::SCENARIOS].concat()
+    [
+        cluster::SCENARIOS,
+        install::BEFORE,
+        shop::SCENARIOS,
+        workloads::SCENARIOS,
+        families::SCENARIOS,
+        change::SCENARIOS,
+        drain::SCENARIOS,
+        cni::SCENARIOS,
+        install::AFTER,
+        readme::SCENARIOS,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

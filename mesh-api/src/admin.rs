@@ -56,6 +56,8 @@ pub struct AdminRequest {
     pub body: Bytes,
     /// Who asks. Other than GET and HEAD come from a loopback address only.
     pub peer: SocketAddr,
+    /// The address by which it was reached.
+    pub local: SocketAddr,
 }
 
 /// An answer of the admin server.
@@ -129,7 +131,8 @@ fn note(ended: Result<(), JoinError>) {
 }
 
 async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
-    let service = service_fn(move |request| respond(Arc::clone(&admin), peer, request));
+    let Ok(local) = stream.local_addr() else { return };
+    let service = service_fn(move |request| respond(Arc::clone(&admin), (peer, local), request));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -146,7 +149,11 @@ async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
     }
 }
 
-async fn respond(admin: Arc<Admin>, peer: SocketAddr, request: Request<Incoming>) -> Result<AdminResponse, Infallible> {
+async fn respond(
+    admin: Arc<Admin>,
+    (peer, local): (SocketAddr, SocketAddr),
+    request: Request<Incoming>,
+) -> Result<AdminResponse, Infallible> {
     // A page in somebody's browser must not reach the admin server through a name that resolves to loopback.
     if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));
@@ -168,6 +175,7 @@ async fn respond(admin: Arc<Admin>, peer: SocketAddr, request: Request<Incoming>
         query: parts.uri.query().unwrap_or_default().to_owned(),
         body,
         peer,
+        local,
     };
     Ok(match common(&admin, &request) {
         Some(response) => response,

@@ -227,6 +227,10 @@ where
     if let Value::String(_, text) = &given.value {
         let Ok(parsed) = text.parse::<Value>();
         candidates.insert(0, parsed);
+        // Lists are JSON for programs that write them.
+        if let Some(json) = serde_json::from_str::<serde_json::Value>(text).ok().filter(serde_json::Value::is_array) {
+            candidates.extend(Value::serialize(json));
+        }
     }
     let mut reason = String::new();
     for candidate in candidates {

@@ -17,6 +17,7 @@
 //!     spiffe      identities
 //!     pattern     users' regular expressions, bounded
 //!     backoff     waits between tries
+//!     probe       health probes that sidecars carry out
 //!     supervise   tasks whose end is noticed
 //! ```
 
@@ -31,6 +32,7 @@ pub mod log;
 pub mod model;
 pub mod names;
 pub mod pattern;
+pub mod probe;
 pub mod resources;
 pub mod spiffe;
 pub mod supervise;

@@ -171,9 +171,31 @@ pub fn is_dns_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(good) && !text.starts_with('-') && !text.ends_with('-')
 }
 
+/// True for a DNS subdomain as Kubernetes names most objects (RFC 1123): labels with dots between, at most 253. A label may
+/// be longer than one that is a host name.
+#[must_use]
+pub fn is_dns_subdomain(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-');
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_objects() {
+        for name in ["a", "a.b-c.9", &"x".repeat(253)] {
+            assert!(is_dns_subdomain(name), "{name}");
+        }
+        for name in
+            ["", ".", "..", "a.", ".a", "a..b", "-a", "a-.b", "A", "a/b", "a_b", "é", "a\0", "a:b", &"x".repeat(254)]
+        {
+            assert!(!is_dns_subdomain(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn targets() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use mesh_api::{
     admin::{self, AdminRequest, Answer, Mount},
+    probe,
     tls::Keeper,
 };
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     discovery::{Connection, Discovery, State},
+    probe::Probes,
     worker::Phase,
 };
 
@@ -28,6 +30,8 @@ pub struct ProxyAdmin {
     pub connection: Connection,
     /// True once every worker listens.
     pub listening: watch::Receiver<bool>,
+    /// What a kubelet asks of the application.
+    pub probes: Probes,
     /// How far the proxy is in stopping.
     pub phase: watch::Receiver<Phase>,
 }
@@ -63,13 +67,20 @@ impl Mount for ProxyAdmin {
         Box::pin(async move {
             match (&request.method, request.path.as_str()) {
                 (&Method::GET, "/config") => Some(admin::json(StatusCode::OK, &self.page().await)),
+                (&Method::GET, path) if path.starts_with(probe::PREFIX) => {
+                    self.probes.answer(path, request.local.ip()).await
+                }
                 _ => None,
             }
         })
     }
 
     fn index(&self) -> Vec<(&'static str, &'static str)> {
-        vec![("/config", "configuration, identity and everything known of the mesh, as JSON")]
+        let mut pages = vec![("/config", "configuration, identity and everything known of the mesh, as JSON")];
+        if !self.config.admin.probes.is_empty() {
+            pages.push((probe::PREFIX, "CONTAINER/PROBE: health of the application, for kubelets"));
+        }
+        pages
     }
 
     fn not_ready(&self) -> Option<String> {

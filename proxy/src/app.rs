@@ -28,6 +28,7 @@ use crate::{
     admin::ProxyAdmin,
     config::Config,
     discovery::{Client, Discovery},
+    probe::Probes,
     telemetry::{Drains, Telemetry, spans},
     worker::Phase,
 };
@@ -147,6 +148,7 @@ async fn start(
         discovery: discovery.clone(),
         connection,
         listening,
+        probes: Probes::new(&config.admin.probes, &sys)?,
         phase: phase.clone(),
     };
     let page = admin::Admin { mount: Arc::new(mount), log: level, metrics: Some(telemetry.handle()) };

@@ -9,6 +9,7 @@ use mesh_api::{
     log::LogConfig,
     model::Target,
     names,
+    probe::Probe,
 };
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +120,8 @@ pub struct OutboundListener {
 pub struct AdminConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Probes of the application that are asked for here.
+    pub probes: Vec<Probe>,
 }
 
 /// Metrics, traces, access log.
@@ -191,7 +194,7 @@ impl Default for OutboundConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], names::PORT_ADMIN).into() }
+        Self { listen: ([127, 0, 0, 1], names::PORT_ADMIN).into(), probes: Vec::new() }
     }
 }
 
@@ -266,6 +269,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("outbound.max_connections", "Outbound connections at once; further ones wait in the kernel's queue."),
     ("outbound.max_pending", "Requests that may wait for a connection to one endpoint."),
     ("admin.listen", "Where the admin server listens."),
+    (
+        "admin.probes",
+        "List of `{at, port, seconds, https}`: health probes of the application that a kubelet asks the admin server for, by \
+         the path `at`. Without `https` (`{path, headers}`) a connection to the port is all that is asked.",
+    ),
     ("telemetry.otlp_endpoint", "OTLP over gRPC, such as `http://127.0.0.1:4317`; empty: no traces."),
     ("telemetry.trace_ratio", "Share of the traces begun here that is recorded; a caller's decision is followed."),
     ("telemetry.access_log", "A line for each request, on standard output."),

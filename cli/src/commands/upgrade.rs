@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::install::{WaitArgs, finish};
 use crate::{
-    chart::{Chart, ChartError, MESH, object::Key, values},
+    chart::{Chart, ChartError, MESH, Object, object::Key, values},
     cluster::ClusterArgs,
     io::{Format, Out, Tone},
     release::{
         Site, VERSION, ValueArgs, Wanted, ask,
         change::{self, Action, Change},
-        put,
+        order, put,
         record::{Record, State},
         remove, rights,
     },
@@ -96,10 +96,14 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     let gone = change::leftovers(&goal.wanted.objects, &known);
     let mut record = Record::begun(&goal.wanted, &goal.version, goal.values, Some(before));
     record.save(&site.objects).await?;
-    let count = put::all(&site, &goal.wanted.objects).await?;
+    // Where something that runs has to go, it runs once more to clean up: what its namespace lets run stays so until then.
+    let (last, first): (Vec<Object>, Vec<Object>) =
+        goal.wanted.objects.into_iter().partition(|object| object.key.kind == "Namespace" && runs(&gone));
+    let count = put::all(&site, &first).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
     finish(&site, &mut record, &args.wait, &mut out).await?;
     prune(&site, &gone, &mut out).await?;
+    put::all(&site, &last).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
     out.line(
         "\nnext:\n  meshctl check                               is everything as it should be?\n  \
@@ -158,6 +162,11 @@ fn told(changes: &[Change]) -> String {
     let count = |action| changes.iter().filter(|change| change.action == action).count();
     let (added, changed, removed) = (count(Action::Added), count(Action::Changed), count(Action::Removed));
     format!("{added} added, {changed} changed, {removed} removed")
+}
+
+/// True where programs are among them.
+fn runs(gone: &[Key]) -> bool {
+    gone.iter().any(|key| order::step(key) == order::Step::Programs)
 }
 
 async fn prune(site: &Site, gone: &[Key], out: &mut Out) -> anyhow::Result<()> {

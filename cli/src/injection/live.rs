@@ -15,7 +15,10 @@ use mesh_api::{
     config::{Sources, load},
     names,
 };
-use mesh_controller::inject::{Namespace, Record, Settings, Version, decide, templates};
+use mesh_controller::{
+    inject::{Namespace, Record, Settings, Version, decide, templates},
+    webhook::find_addresses,
+};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -69,10 +72,11 @@ pub async fn explain(
     let space = Namespace { name: namespace.to_owned(), labels };
 
     let mut notes = Vec::new();
-    let settings = match given {
+    let mut settings = match given {
         Some(settings) => settings,
         None => installed(cluster, &mut notes).await,
     };
+    settings.addresses = find_addresses(&cluster.client(), &settings.config).await;
     let own = cluster.version();
     let version = version.or(Some(Version { major: own.major, minor: own.minor }));
     let template = templates(&object).into_iter().next().with_context(|| format!("{kind} {name} has no pods"))?;

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     inject::Settings,
     telemetry::Telemetry,
-    webhook::{self, KubeNamespaces, Webhook},
+    webhook::{self, Known, KubeNamespaces, Webhook},
 };
 
 /// What TLS offers, best first. API servers take HTTP/1.1.
@@ -63,12 +63,16 @@ impl Webhooks {
         let Ground { clock, clients, keeper, mut certified, leader, telemetry } = ground;
         let (known, mut version) = watch::channel(None);
         tasks.spawn("cluster version", webhook::follow_version(clients.call.clone(), known));
+        let (located, addresses) = watch::channel(None);
+        let client = clients.call.clone();
+        tasks.spawn("control plane's addresses", webhook::follow_addresses(client, config.inject.clone(), located));
         let namespaces = Arc::new(KubeNamespaces::new(clients.call.clone()));
         tasks.spawn("webhook trust", webhook::keep_bundle(clients, keeper.clone(), leader));
         let trust_domain = config.identity.trust_domain.clone();
         let domain = trust_domain.parse()?;
-        let settings = Settings { config: config.inject.clone(), trust_domain };
-        let hooks = Webhook::new(settings, domain, namespaces, version.clone(), telemetry);
+        let settings = Settings { config: config.inject.clone(), trust_domain, addresses: None };
+        let known = Known { version: version.clone(), addresses };
+        let hooks = Webhook::new(settings, domain, namespaces, known, telemetry);
         let tls = tls::server_config(&keeper, clock, ClientAuth::None, &ALPN)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let listener = self.listener;

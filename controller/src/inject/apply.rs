@@ -4,7 +4,7 @@ use mesh_api::names;
 use serde_json::{Map, Value};
 
 use super::{
-    Record,
+    Record, probes,
     sidecar::{DEFAULT_CONTAINER, Parts},
 };
 
@@ -37,6 +37,7 @@ pub(super) fn apply(pod: &Value, parts: &Parts) -> Value {
     let before = Record::of(pod);
     // What is what would be put in now stays as it is: others may have added to it since.
     let fresh = before.as_ref().is_some_and(|before| before.hash == parts.record.hash);
+    probes::put(&mut changed, &parts.record.probes);
     let Some(pod) = changed.as_object_mut() else { return changed };
     edit_map(pod, "metadata", |metadata| mark(metadata, before.as_ref(), parts));
     edit_map(pod, "spec", |spec| {
@@ -112,7 +113,15 @@ fn renewed(old: &Value, wanted: &Value) -> Value {
     new.extend(wanted.clone());
     let variable = |entry: &Value| name_of(entry).starts_with(names::ENV_PREFIX);
     add_others(&mut new, old, "env", variable);
-    add_others(&mut new, old, "volumeMounts", |mount| is_named(mount, names::IDENTITY_VOLUME));
+    let paths: Vec<&Value> = wanted
+        .get("volumeMounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one.get("mountPath"))
+        .collect();
+    let mounted = |mount: &Value| mount.get("mountPath").is_some_and(|path| paths.contains(&path));
+    add_others(&mut new, old, "volumeMounts", |mount| is_named(mount, names::IDENTITY_VOLUME) || mounted(mount));
     new.into()
 }
 

@@ -30,8 +30,10 @@ pub(super) struct Overrides {
     pub(super) skip_inbound: PortList,
     pub(super) skip_outbound: PortList,
     pub(super) skip_subnets: Vec<IpNet>,
-    /// Host of the certificate authority, for a warning.
-    pub(super) ca_host: String,
+    /// Address of the certificate authority, as the pod can reach it.
+    pub(super) ca: String,
+    /// Address of the controller.
+    pub(super) discovery: String,
 }
 
 /// What is asked for, and the most that may be used; empty where nothing is said.
@@ -57,11 +59,14 @@ impl Overrides {
         let image = read.value(names::ANNOTATION_PROXY_IMAGE, checked(check_image));
         let log_level = read.value(names::ANNOTATION_PROXY_LOG_LEVEL, checked(check_log_level));
         let access_log = read.value(names::ANNOTATION_PROXY_ACCESS_LOG, switch);
+        let numeric = settings.addresses.as_ref().filter(|_| pod.other_dns().is_some());
+        let none = String::new();
+        let default = |amount| if pod.has_resources() { &none } else { amount };
         let cpu = [names::ANNOTATION_PROXY_CPU_REQUEST, names::ANNOTATION_PROXY_CPU_LIMIT];
         let memory = [names::ANNOTATION_PROXY_MEMORY_REQUEST, names::ANNOTATION_PROXY_MEMORY_LIMIT];
         Self {
-            cpu: read.amount(cpu, [&config.cpu_request, &config.cpu_limit]),
-            memory: read.amount(memory, [&config.memory_request, &config.memory_limit]),
+            cpu: read.amount(cpu, [default(&config.cpu_request), default(&config.cpu_limit)]),
+            memory: read.amount(memory, [default(&config.memory_request), default(&config.memory_limit)]),
             native: read.native(config.native, version),
             image: image.unwrap_or_else(|| config.image.clone()),
             cni: config.cni,
@@ -70,13 +75,14 @@ impl Overrides {
             skip_inbound: listed(&config.skip_inbound_ports).and(&skip_inbound),
             skip_outbound: listed(&config.skip_outbound_ports).and(&skip_outbound),
             skip_subnets: nets,
-            ca_host: config.ca.rsplit_once(':').map_or(config.ca.as_str(), |(host, _)| host).to_owned(),
+            ca: numeric.map_or_else(|| config.ca.clone(), |known| known.ca.to_string()),
+            discovery: numeric.map_or_else(|| config.discovery.clone(), |known| known.discovery.to_string()),
         }
     }
 
-    /// True where the sidecar needs a name that a pod with this DNS policy may not know.
-    pub(super) fn resolves(&self, _policy: &str) -> bool {
-        self.ca_host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_err()
+    /// True where the sidecar needs no name to reach the control plane.
+    pub(super) fn is_numeric(&self) -> bool {
+        [&self.ca, &self.discovery].iter().all(|address| address.parse::<std::net::SocketAddr>().is_ok())
     }
 
     /// Threads that carry traffic: what the limit of CPU is rounded up to, else one.

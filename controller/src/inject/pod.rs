@@ -114,6 +114,10 @@ impl<'a> Pod<'a> {
         Ok(Self { json, spec })
     }
 
+    pub(super) fn json(&self) -> &'a Value {
+        self.json
+    }
+
     fn metadata(&self, key: &str) -> Option<&'a Value> {
         self.json.get("metadata")?.get(key)
     }
@@ -135,8 +139,21 @@ impl<'a> Pod<'a> {
         self.spec.get("hostNetwork") == Some(&Value::Bool(true))
     }
 
-    pub(super) fn dns_policy(&self) -> Option<&'a str> {
-        self.spec.get("dnsPolicy")?.as_str()
+    /// The policy of a pod that may not know the cluster's names.
+    pub(super) fn other_dns(&self) -> Option<&'a str> {
+        self.spec.get("dnsPolicy")?.as_str().filter(|policy| ["None", "Default"].contains(policy))
+    }
+
+    /// True where the pod as a whole says what it may use: what its containers say must fit into that.
+    pub(super) fn has_resources(&self) -> bool {
+        let side = |side: &str| self.spec.get("resources").and_then(|all| all.get(side)?.as_object());
+        ["requests", "limits"].iter().any(|name| side(name).is_some_and(|amounts| !amounts.is_empty()))
+    }
+
+    /// True where the pod as a whole is confined by a profile that was made for the application.
+    pub(super) fn has_own_apparmor(&self) -> bool {
+        let profile = self.spec.get("securityContext").and_then(|context| context.get("appArmorProfile"));
+        profile.and_then(|profile| profile.get("type")).is_some_and(|kind| kind == "Localhost")
     }
 
     pub(super) fn grace_seconds(&self) -> u64 {

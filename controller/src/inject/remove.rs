@@ -3,7 +3,7 @@
 use mesh_api::names;
 use serde_json::{Map, Value};
 
-use super::{Record, apply::is_named, pod::Pod, sidecar::DEFAULT_CONTAINER};
+use super::{Record, apply::is_named, pod::Pod, probes, sidecar::DEFAULT_CONTAINER};
 
 /// The pod without what injection put in. `None` where nothing of it is there.
 #[must_use]
@@ -12,7 +12,7 @@ pub fn remove(pod: &Value) -> Option<Value> {
         return None;
     }
     let record = Record::of(pod).unwrap_or_default();
-    let mut changed = pod.clone();
+    let mut changed = probes::restored(pod).into_owned();
     if let Some(metadata) = changed.get_mut("metadata").and_then(Value::as_object_mut) {
         without_keys(metadata, "labels", &[names::LABEL_INJECTED]);
         let mut annotations = vec![names::ANNOTATION_INJECTION];

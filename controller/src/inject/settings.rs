@@ -1,6 +1,6 @@
 //! What every sidecar is made from: the section `[inject]` of the configuration.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use mesh_api::names;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ impl Default for InjectConfig {
             pull_policy: PullPolicy::IfNotPresent,
             native: Native::Auto,
             cni: false,
-            cpu_request: "50m".into(),
+            cpu_request: "10m".into(),
             cpu_limit: String::new(),
             memory_request: "32Mi".into(),
             memory_limit: "512Mi".into(),
@@ -129,12 +129,23 @@ pub struct Settings {
     pub config: InjectConfig,
     /// Trust domain of the mesh.
     pub trust_domain: String,
+    /// Where the control plane is by number, for pods that may not know the cluster's names; `None`: not known.
+    pub addresses: Option<Addresses>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { config: InjectConfig::default(), trust_domain: names::DEFAULT_TRUST_DOMAIN.into() }
+        Self { config: InjectConfig::default(), trust_domain: names::DEFAULT_TRUST_DOMAIN.into(), addresses: None }
     }
+}
+
+/// Where the control plane is, as IP:PORT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The certificate authority.
+    pub ca: SocketAddr,
+    /// The controller.
+    pub discovery: SocketAddr,
 }
 
 /// When nodes fetch an image.

@@ -3,13 +3,14 @@
 //! Whatever Kubernetes would fill in is said here already, so that a pod that comes back from an API server is what was
 //! made.
 
-use mesh_api::names;
+use mesh_api::{names, probe::Probe};
 use serde_json::{Map, Value, json};
 
 use super::{
     Record,
     overrides::{Amount, Overrides},
     pod::Pod,
+    probes,
     settings::{LogFormat, Settings},
 };
 
@@ -23,6 +24,8 @@ const STARTUP_SECONDS: u64 = 600;
 const MAX_DRAIN: u64 = 30;
 /// Between the end of the drain and that of the pod, in seconds.
 const DRAIN_MARGIN: u64 = 2;
+/// Where Kubernetes gives containers a token of the pod's for its API, unless something is there already.
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// User of the check that connections are redirected: neither root nor the proxy, whose connections are not.
 const CHECK_UID: u32 = 65532;
 
@@ -38,7 +41,9 @@ pub(super) struct Parts {
 
 pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Parts {
     let redirect = redirect(plan);
-    let (init, proxy, volume) = (init(settings, plan, &redirect), proxy(pod, owner, settings, plan), volume());
+    let (taken, asked) = probes::taken(pod.json(), &plan.skip_inbound);
+    let proxy = proxy(pod, owner, settings, plan, &asked);
+    let (init, volume) = (init(pod, settings, plan, &redirect), volume());
     let version = env!("CARGO_PKG_VERSION");
     let everything = json!([version, plan.native, init, proxy, volume]).to_string();
     let mut annotations = Vec::new();
@@ -59,6 +64,7 @@ pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Over
         cni: plan.cni,
         redirect,
         annotations: annotations.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        probes: taken,
     };
     Parts { record, init, proxy, volume, annotations }
 }
@@ -91,51 +97,43 @@ fn redirect(plan: &Overrides) -> Vec<String> {
 }
 
 /// The init container: puts redirection in force, or looks whether the CNI plugin did.
-fn init(settings: &Settings, plan: &Overrides, redirect: &[String]) -> Value {
+fn init(pod: &Pod<'_>, settings: &Settings, plan: &Overrides, redirect: &[String]) -> Value {
     let mut arguments = vec!["redirect", if plan.cni { "check" } else { "apply" }];
     arguments.extend(redirect.iter().map(String::as_str));
     let context = if plan.cni {
-        confined(CHECK_UID)
+        confined(pod, CHECK_UID)
     } else {
         // Rules of the network need this one capability; without root it would not be in force.
-        json!({
-            "allowPrivilegeEscalation": false,
-            "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsGroup": 0,
-            "runAsNonRoot": false,
-            "runAsUser": 0,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        })
+        let mut context = confined(pod, 0);
+        context["capabilities"]["add"] = json!(["NET_ADMIN"]);
+        context["runAsNonRoot"] = false.into();
+        context
     };
     json!({
         "name": names::INIT_CONTAINER,
         "image": plan.image,
         "imagePullPolicy": settings.config.pull_policy,
         "args": arguments,
-        // As much at least as at most, so that a pod of the class Guaranteed stays one.
-        "resources": {
-            "limits": { "cpu": "100m", "memory": "32Mi" },
-            "requests": { "cpu": "100m", "memory": "32Mi" },
-        },
+        // What the proxy has after it: the pod needs no more because of it, and keeps its class of service.
+        "resources": resources(&plan.cpu, &plan.memory),
         "securityContext": context,
+        "volumeMounts": [mount(API_TOKEN)],
     })
 }
 
-fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Value {
+fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides, probes: &[Probe]) -> Value {
     let mut container = json!({
         "name": names::PROXY_CONTAINER,
         "image": plan.image,
         "imagePullPolicy": settings.config.pull_policy,
-        "env": environment(pod, owner, settings, plan),
+        "env": environment(pod, owner, settings, plan, probes),
         "ports": [{ "containerPort": names::PORT_ADMIN, "name": "mesh-admin", "protocol": "TCP" }],
         "startupProbe": probe("/ready", 1, STARTUP_SECONDS),
         "readinessProbe": probe("/ready", 5, 3),
         "livenessProbe": probe("/live", 10, 6),
         "resources": resources(&plan.cpu, &plan.memory),
-        "securityContext": confined(names::PROXY_UID),
-        "volumeMounts": [{ "mountPath": names::IDENTITY_MOUNT, "name": names::IDENTITY_VOLUME, "readOnly": true }],
+        "securityContext": confined(pod, names::PROXY_UID),
+        "volumeMounts": [mount(names::IDENTITY_MOUNT), mount(API_TOKEN)],
     });
     if plan.native {
         container["restartPolicy"] = "Always".into();
@@ -143,9 +141,15 @@ fn proxy(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> V
     container
 }
 
+/// The mesh's containers have a token for the certificate authority. In the place of the application's token for the API
+/// of Kubernetes they have the same, so that they have no other.
+fn mount(path: &str) -> Value {
+    json!({ "mountPath": path, "name": names::IDENTITY_VOLUME, "readOnly": true })
+}
+
 /// What Pod Security `restricted` asks for.
-fn confined(user: u32) -> Value {
-    json!({
+fn confined(pod: &Pod<'_>, user: u32) -> Value {
+    let mut context = json!({
         "allowPrivilegeEscalation": false,
         "capabilities": { "drop": ["ALL"] },
         "privileged": false,
@@ -154,7 +158,11 @@ fn confined(user: u32) -> Value {
         "runAsNonRoot": true,
         "runAsUser": user,
         "seccompProfile": { "type": "RuntimeDefault" },
-    })
+    });
+    if pod.has_own_apparmor() {
+        context["appArmorProfile"] = json!({ "type": "RuntimeDefault" });
+    }
+    context
 }
 
 fn probe(path: &str, period: u64, failures: u64) -> Value {
@@ -180,7 +188,7 @@ fn resources(cpu: &Amount, memory: &Amount) -> Value {
     resources.into()
 }
 
-fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Value {
+fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides, probes: &[Probe]) -> Value {
     let config = &settings.config;
     let value = |name: &str, value: String| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
@@ -198,10 +206,10 @@ fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides
         // Since 1.35 pods have their node's topology as labels; empty where they have not.
         field("MESH_ZONE", "metadata.labels['topology.kubernetes.io/zone']"),
         value("MESH_IDENTITY__TRUST_DOMAIN", settings.trust_domain.clone()),
-        value("MESH_IDENTITY__CA", config.ca.clone()),
+        value("MESH_IDENTITY__CA", plan.ca.clone()),
         value("MESH_IDENTITY__TOKEN_FILE", format!("{}/token", names::IDENTITY_MOUNT)),
         value("MESH_IDENTITY__ROOTS_FILE", format!("{}/{}", names::IDENTITY_MOUNT, names::TRUST_KEY)),
-        value("MESH_DISCOVERY__ADDRESS", config.discovery.clone()),
+        value("MESH_DISCOVERY__ADDRESS", plan.discovery.clone()),
         value("MESH_INBOUND__TRANSPARENT", every(names::PORT_INBOUND)),
         value("MESH_OUTBOUND__TRANSPARENT", every(names::PORT_OUTBOUND)),
         value("MESH_ADMIN__LISTEN", every(names::PORT_ADMIN)),
@@ -213,6 +221,10 @@ fn environment(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides
     if !config.otlp_endpoint.is_empty() {
         environment.push(value("MESH_TELEMETRY__OTLP_ENDPOINT", config.otlp_endpoint.clone()));
         environment.push(value("MESH_TELEMETRY__TRACE_RATIO", config.trace_ratio.to_string()));
+    }
+    if !probes.is_empty() {
+        let probes = serde_json::to_string(probes).unwrap_or_default();
+        environment.push(value("MESH_ADMIN__PROBES", probes.replace('$', "$$")));
     }
     if plan.workers() > 1 {
         environment.push(value("MESH_WORKERS", plan.workers().to_string()));

@@ -35,6 +35,12 @@ impl Case {
                 "namespace.pod-security" => {
                     case.namespace.labels.insert("pod-security.kubernetes.io/enforce".into(), value.into());
                 }
+                "addresses" => {
+                    let (ca, discovery) = value.split_once(',').unwrap();
+                    let at = |ip: &str, port| (ip.parse::<std::net::IpAddr>().unwrap(), port).into();
+                    let (ca, discovery) = (at(ca, names::PORT_CA), at(discovery, names::PORT_DISCOVERY));
+                    case.settings.addresses = Some(Addresses { ca, discovery });
+                }
                 key => {
                     assert!(config.get(key).is_some(), "{key}");
                     let is_text = config[key].is_string();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mesh_api::{
-    model::{WorkloadId, is_dns_label},
+    model::{WorkloadId, is_dns_subdomain},
     proto::{self, watch_request::Message},
     spiffe::SpiffeId,
 };
@@ -127,8 +127,7 @@ fn introduce(first: &proto::WatchRequest, identity: &SpiffeId) -> Result<Who, (S
         let message = format!("{identity} is not of namespace `{}`", cut(&hello.namespace, 64));
         return Err((StreamEnd::Refused, Status::permission_denied(message)));
     }
-    let good_name = hello.workload.len() <= 253 && hello.workload.split('.').all(is_dns_label);
-    if !good_name {
+    if !is_dns_subdomain(&hello.workload) {
         let message = format!("`{}` is not the name of a workload", cut(&hello.workload, 64));
         return Err((StreamEnd::Protocol, Status::invalid_argument(message)));
     }

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use mesh_api::{
     config::nearest,
-    model::is_dns_label,
+    model::{is_dns_label, is_dns_subdomain},
     names,
     resources::{KINDS, Metadata, Resource},
 };
@@ -194,14 +194,6 @@ pub(super) fn name_fault(resource: &Resource) -> Option<(&'static str, String)> 
     }
     let whole = matches!(resource, Resource::Namespace(_) | Resource::Node(_));
     (!whole && !is_dns_label(namespace)).then(|| ("metadata.namespace", format!("`{namespace}` is not a namespace")))
-}
-
-/// As Kubernetes names most objects (RFC 1123): its labels may be longer than one that is a host name.
-fn is_dns_subdomain(text: &str) -> bool {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let label =
-        |label: &str| !label.is_empty() && label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-');
-    text.len() <= 253 && text.split('.').all(label)
 }
 
 fn typed(kind: &str, document: Document<'_>) -> Result<Resource, Fault> {

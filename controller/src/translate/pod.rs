@@ -132,8 +132,8 @@ fn ports(containers: &[&Container]) -> BTreeMap<u16, WorkloadPort> {
     ports
 }
 
-/// What the kubelet asks the Pod by. It has no identity, so these requests have to be let in by what they are. A bare
-/// connection needs nothing: the sidecar accepts it. One over the application's own TLS cannot be looked into.
+/// What the kubelet asks the Pod by. It has no identity, so these requests have to be let in by what they are. For a bare
+/// connection, and for one over the application's own TLS, it asks the sidecar (`inject/probes.rs`).
 fn probes(containers: &[&Container]) -> BTreeMap<u16, BTreeSet<Probe>> {
     let mut probes: BTreeMap<u16, BTreeSet<Probe>> = BTreeMap::new();
     for container in containers {
@@ -162,6 +162,10 @@ fn probe(container: &Container, asked: &Asked) -> Option<(u16, Probe)> {
         TargetPort::Number(number) => *number,
         TargetPort::Name(name) => container.ports.iter().find(|port| port.name.as_ref() == Some(name))?.container_port,
     };
+    // What the sidecar is asked for does not come by it.
+    if number == names::PORT_ADMIN {
+        return None;
+    }
     let path = get.path.as_deref().unwrap_or_default();
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let path = if path.starts_with('/') { path.into() } else { format!("/{path}").into() };

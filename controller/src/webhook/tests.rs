@@ -10,17 +10,21 @@ use crate::inject::{Decision, Namespace, decide};
 
 struct Bench {
     hook: Arc<Webhook>,
-    _version: watch::Sender<Option<Version>>,
+    _known: (watch::Sender<Option<Version>>, watch::Sender<Option<Addresses>>),
 }
 
 fn bench() -> Bench {
     let enabled = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
     let spaces = [("shop".to_owned(), enabled), ("other".to_owned(), BTreeMap::new())];
-    let (known, version) = watch::channel(None);
+    let ((to_version, version), (to_addresses, addresses)) = (watch::channel(None), watch::channel(None));
+    let known = Known { version, addresses };
     let namespaces = Arc::new(StaticNamespaces(spaces.into()));
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
-    Bench { hook: Webhook::new(Settings::default(), domain, namespaces, version, telemetry), _version: known }
+    Bench {
+        hook: Webhook::new(Settings::default(), domain, namespaces, known, telemetry),
+        _known: (to_version, to_addresses),
+    }
 }
 
 impl Bench {

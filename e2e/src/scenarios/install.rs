@@ -48,12 +48,17 @@ pub(super) async fn admit(scene: &Scene) -> Result<()> {
     scene.kubectl(&["label", "namespace", &scene.namespace, "--overwrite", &label]).await.map(drop)
 }
 
+/// Brings one of the mesh's images into the cluster.
+pub(super) fn load(scene: &Scene, image: &str) -> Result<()> {
+    let archive = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../target/images/{image}.tar"));
+    ensure!(archive.is_file(), "{} is not there: make it with scripts/images.sh", archive.display());
+    scene.provider.load(&archive).map(drop)
+}
+
 /// Imports the mesh's images.
 pub(super) fn images(scene: &Scene) -> Result<()> {
     for image in IMAGES {
-        let archive = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../target/images/{image}.tar"));
-        ensure!(archive.is_file(), "{} is not there: make it with scripts/images.sh", archive.display());
-        scene.provider.load(&archive)?;
+        load(scene, image)?;
     }
     Ok(())
 }

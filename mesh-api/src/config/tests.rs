@@ -121,3 +121,13 @@ fn what_kubernetes_tells_of_services_is_no_configuration() {
     let left: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(left, ["MESH_CAR_PORT", "MESH_IDENTITY__CA", "MESH_CA_PORTS"]);
 }
+
+#[test]
+fn lists_may_be_json() {
+    for text in ["[1, 2]", " [1,2]\n"] {
+        let sources = Sources { environment: pairs(&[("MESH_LIST", text)]), ..Sources::default() };
+        assert_eq!(load::<Config>(&sources).unwrap().list, [1, 2], "{text:?}");
+    }
+    let sources = Sources { environment: pairs(&[("MESH_LIST", "[{\"a\": 1}]")]), ..Sources::default() };
+    assert_eq!(load::<Config>(&sources).unwrap_err().lines().len(), 1);
+}

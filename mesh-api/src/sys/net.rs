@@ -30,15 +30,26 @@ const MAX_ADDRESSES: usize = 16;
 /// A peer that vanished is noticed after this time, idle or in the middle of sending.
 const DEAD_PEER: Duration = Duration::from_secs(30);
 
+/// The number of "address family not supported".
+const EAFNOSUPPORT: i32 = 97;
+
 impl Net {
-    /// Listens. `shared` lets several listeners (of workers, of an old and a new process) have the same address.
+    /// Listens. Where every address is meant (`[::]`) on a machine without IPv6, those of IPv4 are listened on.
+    /// `shared` lets several listeners (of workers, of an old and a new process) have the same address.
     ///
     /// # Errors
     /// As the system says: address in use, not permitted, not there.
     pub async fn bind(self, address: SocketAddr, shared: bool) -> io::Result<Listener> {
         match self {
             Self::Host => {
-                let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+                let stream = |address| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+                let (socket, address) = match stream(address) {
+                    Ok(socket) => (socket, address),
+                    Err(error) => {
+                        let address = without_v6(address, &error).ok_or(error)?;
+                        (stream(address)?, address)
+                    }
+                };
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(shared)?;
                 socket.set_nonblocking(true)?;
@@ -96,6 +107,12 @@ impl Net {
         stream.prepare()?;
         Ok(stream)
     }
+}
+
+/// What to listen on instead on a machine that has no IPv6 at all: where every address was meant, every one of IPv4.
+fn without_v6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let every = address.is_ipv6() && address.ip().is_unspecified();
+    (every && error.raw_os_error() == Some(EAFNOSUPPORT)).then(|| SocketAddr::from(([0, 0, 0, 0], address.port())))
 }
 
 /// A listening socket.
@@ -276,5 +293,21 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_every_address_is_every_address_of_ipv4() {
+        let none = io::Error::from_raw_os_error(EAFNOSUPPORT);
+        let other = io::Error::from(io::ErrorKind::AddrInUse);
+        let every: SocketAddr = "[::]:7".parse().unwrap();
+        assert_eq!(without_v6(every, &none), Some("0.0.0.0:7".parse().unwrap()));
+        assert_eq!(without_v6(every, &other), None);
+        assert_eq!(without_v6("[::1]:7".parse().unwrap(), &none), None);
+        assert_eq!(without_v6("0.0.0.0:7".parse().unwrap(), &none), None);
     }
 }

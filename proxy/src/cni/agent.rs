@@ -209,9 +209,12 @@ impl Keeper {
                 }
                 Err(error) => {
                     self.metrics.failures.increment(1);
-                    // A plugin that was there before is as it was; its token may grow old.
-                    tracing::warn!(%error, "the plugin cannot be kept in its place");
-                    self.set(Some(error.to_string()));
+                    let why = Some(error.to_string());
+                    if *self.state.borrow() != why {
+                        // A plugin that was there before is as it was; its token may grow old.
+                        tracing::warn!(%error, "the plugin cannot be kept in its place");
+                    }
+                    self.set(why);
                     AGAIN
                 }
             };

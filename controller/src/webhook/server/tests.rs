@@ -21,7 +21,11 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::{inject::Settings, telemetry::Telemetry, webhook::StaticNamespaces};
+use crate::{
+    inject::Settings,
+    telemetry::Telemetry,
+    webhook::{Known, StaticNamespaces},
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NAME: &str = "mesh-webhook.mesh-system.svc";
@@ -70,11 +74,11 @@ async fn bench() -> Bench {
     let listener = Sys::host().net.bind(([127, 0, 0, 1], 0).into(), false).await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = tls::server_config(&keeper(), Clock::Host, ClientAuth::None, &[b"h2", b"http/1.1"]).unwrap();
-    let (_, version) = tokio::sync::watch::channel(None);
+    let known = Known { version: tokio::sync::watch::channel(None).1, addresses: tokio::sync::watch::channel(None).1 };
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
     let spaces = Arc::new(StaticNamespaces::default());
-    let hook = Webhook::new(Settings::default(), domain, spaces, version, telemetry);
+    let hook = Webhook::new(Settings::default(), domain, spaces, known, telemetry);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, config, hook, async {
         let _ = stopped.await;
