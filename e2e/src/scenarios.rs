@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod cluster;
+pub mod identity;
 pub mod install;
 pub mod shop;
 
@@ -10,7 +11,7 @@ use crate::suite::Scenario;
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, install::AFTER].concat()
+    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, identity::SCENARIOS, install::AFTER].concat()
 }
 
 #[cfg(test)]
