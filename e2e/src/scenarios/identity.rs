@@ -171,13 +171,8 @@ async fn strict(scene: &Scene, server: &str) -> Result<()> {
 
 async fn reuse(scene: Scene) -> Result<()> {
     admit(&scene).await?;
-    // In the caller's pod, somebody who can cut it off from the controller.
-    let caller = pod("caller", true, &[]).replace(
-        "\"command\":",
-        "\"securityContext\":{\"capabilities\":{\"add\":[\"NET_ADMIN\"]}},\"command\":",
-    );
     let echo = ["http-echo", "-listen", ":8080", "-name", "server"];
-    let manifests = [caller, pod("stranger", false, &[]), pod("server", true, &echo), service("server")].concat();
+    let manifests = [pod("caller", true, &[]), pod("stranger", false, &[]), pod("server", true, &echo), service("server")].concat();
     let addresses = ready(&scene, &manifests, &["caller", "server"]).await?;
     let address = addresses.last().context("no address")?;
     let call = async || {
@@ -195,7 +190,8 @@ async fn reuse(scene: Scene) -> Result<()> {
 
     let server = scene.server.pod_ready(&scene.namespace, "server", READY).await?;
     let node = text(&server, "/spec/nodeName").to_owned();
-    cut_off(&scene).await?;
+    let caller = scene.server.pod_ready(&scene.namespace, "caller", READY).await?;
+    cut_off(&scene, &caller)?;
     // One that is no member, and one that is another.
     let mut before = "server";
     for (name, injected) in [("impostor", false), ("other", true)] {
@@ -205,35 +201,54 @@ async fn reuse(scene: Scene) -> Result<()> {
         let pinned = pod.replace("\"spec\":{", &format!("\"spec\":{{\"nodeName\":\"{node}\","));
         let got = ready(&scene, &pinned, &[name]).await?;
         ensure!(got.first() == Some(address), "{name} has {got:?} and not the server's address {address}");
+        forget_address(&scene, &node, address)?;
         let url = format!("http://{address}:{PORT}/");
-        let said = eventually(READY, async || {
+        let answered = eventually(READY, async || {
             let said = says(&scene, "stranger", &["get", "-url", &url, "-deadline", "5s"]).await?;
             ensure!(said.contains("200 impostor"), "the impostor does not answer: {said}");
-            Ok(said)
+            Ok(())
         });
-        said.await?;
+        answered.await?;
         let said = call().await?;
         ensure!(!said.contains("200"), "{name} answers in the server's place: {said}");
         let log = scene.server.logs(&scene.namespace, name, Some(name)).await?;
-        ensure!(log.contains("GET /") && !log.contains(SECRET), "{name} has got the request:\n{log}");
+        ensure!(!log.contains(SECRET), "{name} has got the request:\n{log}");
+        // The caller was there, and found out whom it speaks with.
+        let refused = if injected { said.contains("peer-refused") } else { log.contains("got \"\\x16\\x03") };
+        ensure!(refused, "the caller did not try: it got {said}; {name} was told:\n{log}");
         println!("     {name}: {}", said.trim().replace('\n', "; "));
         before = name;
     }
     Ok(())
 }
 
-/// From now on the caller's sidecar hears nothing of the controller, and knows what it knows.
-async fn cut_off(scene: &Scene) -> Result<()> {
-    let api = scene.server.kind("v1", "Service", names::SYSTEM_NAMESPACE).await?;
-    let service: Value = serde_json::to_value(api.get(names::CONTROLLER_ACCOUNT).await?)?;
-    let ips = service.pointer("/spec/clusterIPs").and_then(Value::as_array).context("a Service without addresses")?;
-    for ip in ips.iter().filter_map(Value::as_str) {
-        let family = if ip.contains(':') { "-6" } else { "-4" };
-        let command = ["ip", family, "route", "add", "blackhole", ip];
-        let ran = scene.server.exec(&scene.namespace, "caller", Some("caller"), &command, READY).await?;
-        ensure!(ran.code == 0, "{command:?}: {}{}", ran.stdout, ran.stderr);
-    }
+/// From now on a pod's sidecar hears nothing of the controller, and knows what it knows.
+fn cut_off(scene: &Scene, pod: &Value) -> Result<()> {
+    let (node, address) = (text(pod, "/spec/nodeName"), text(pod, "/status/podIP"));
+    let rules = format!(
+        "add table inet e2e; \
+         add chain inet e2e in {{ type filter hook input priority 0; }}; add rule inet e2e in tcp sport {port} drop; \
+         add chain inet e2e out {{ type filter hook output priority 0; }}; add rule inet e2e out tcp dport {port} drop",
+        port = names::PORT_DISCOVERY,
+    );
+    // The pod's network namespace is the one with its address.
+    let script = format!(
+        "for net in /run/netns/*; do nsenter --net=$net ip -oneline address | grep -qF ' {address}/' && \
+         exec nsenter --net=$net nft '{rules}'; done; echo no network with {address} >&2; exit 1"
+    );
+    on_node(scene, node, &script)
+}
+
+fn on_node(scene: &Scene, node: &str, script: &str) -> Result<()> {
+    let output = scene.provider.on_node(node, "sh")?.args(["-c", script]).output()?;
+    ensure!(output.status.success(), "{script} on {node}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// Ends that neighbours on the node send to the device that had the address before: they would for a minute.
+fn forget_address(scene: &Scene, node: &str, address: &str) -> Result<()> {
+    let flush = format!("ip neigh flush to {address}");
+    on_node(scene, node, &format!("{flush}; for net in /run/netns/*; do nsenter --net=$net {flush}; done"))
 }
 
 /// Has the next pod of the node get this address: addresses are given in turn, and the last is written down.
@@ -241,8 +256,5 @@ fn next_address(scene: &Scene, node: &str, address: &str) -> Result<()> {
     let (network, last) = address.rsplit_once('.').context("no address of IPv4")?;
     let last = last.parse::<u8>()?.checked_sub(1).context("no address before it")?;
     let write = format!("f=$(ls /var/lib/cni/*/last_reserved_ip.0) && printf %s {network}.{last} > $f");
-    let mut command = scene.provider.on_node(node, "sh")?;
-    let output = command.args(["-c", &write]).output()?;
-    ensure!(output.status.success(), "{write}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    on_node(scene, node, &write)
 }
