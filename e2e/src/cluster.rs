@@ -65,9 +65,7 @@ pub struct Cluster {
 /// The folder of all clusters of this machine: `$E2E_CLUSTERS`, or `/var/tmp/mesh-cluster`.
 #[must_use]
 pub fn base() -> PathBuf {
-    std::env::var_os("E2E_CLUSTERS")
-        .filter(|dir| !dir.is_empty())
-        .map_or("/var/tmp/mesh-cluster".into(), PathBuf::from)
+    std::env::var_os("E2E_CLUSTERS").filter(|dir| !dir.is_empty()).map_or("/var/tmp/mesh-cluster".into(), PathBuf::from)
 }
 
 /// Makes a cluster. One of this name that answers stays as it is; what is left of one that does not is removed first.

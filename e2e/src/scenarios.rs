@@ -4,14 +4,25 @@ pub mod change;
 pub mod cluster;
 pub mod identity;
 pub mod install;
+pub mod rights;
 pub mod shop;
+pub mod upgrade;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [cluster::SCENARIOS, install::BEFORE, shop::SCENARIOS, change::SCENARIOS, identity::SCENARIOS, install::AFTER].concat()
+    [
+        cluster::SCENARIOS,
+        install::BEFORE,
+        shop::SCENARIOS,
+        change::SCENARIOS,
+        identity::SCENARIOS,
+        rights::SCENARIOS,
+        install::AFTER,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

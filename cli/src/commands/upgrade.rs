@@ -140,7 +140,8 @@ fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
     let (before, after) = (of(before)?, of(after)?);
     anyhow::ensure!(
         before == after,
-        "trustDomain is {before} and cannot become {after}: every identity would change at once;          that takes `meshctl uninstall` and `meshctl install`"
+        "trustDomain is {before} and cannot become {after}: every identity would change at once; \
+         that takes `meshctl uninstall` and `meshctl install`"
     );
     Ok(())
 }

@@ -81,7 +81,7 @@ spec:
 }
 
 /// A load on `echo`.
-async fn begin(scene: &Scene, replicas: u32) -> Result<()> {
+pub(super) async fn begin(scene: &Scene, replicas: u32) -> Result<()> {
     admit(scene).await?;
     scene.apply(&manifests(replicas)).await?;
     scene.rolled_out("echo").await?;
@@ -94,7 +94,7 @@ async fn begin(scene: &Scene, replicas: u32) -> Result<()> {
 }
 
 /// Ends the load: all of it must have been answered well, and by `backends` instances at least.
-async fn end(scene: &Scene, backends: usize) -> Result<Value> {
+pub(super) async fn end(scene: &Scene, backends: usize) -> Result<Value> {
     // The program has the number that the shell had; every process of the container has the same user.
     let told =
         scene.server.exec(&scene.namespace, "load", Some("load"), &["/bin/sh", "-c", "kill -TERM 1"], READY).await?;

@@ -172,7 +172,8 @@ async fn strict(scene: &Scene, server: &str) -> Result<()> {
 async fn reuse(scene: Scene) -> Result<()> {
     admit(&scene).await?;
     let echo = ["http-echo", "-listen", ":8080", "-name", "server"];
-    let manifests = [pod("caller", true, &[]), pod("stranger", false, &[]), pod("server", true, &echo), service("server")].concat();
+    let manifests =
+        [pod("caller", true, &[]), pod("stranger", false, &[]), pod("server", true, &echo), service("server")].concat();
     let addresses = ready(&scene, &manifests, &["caller", "server"]).await?;
     let address = addresses.last().context("no address")?;
     let call = async || {
