@@ -19,6 +19,7 @@ pub fn all() -> Vec<Scenario> {
         shop::SCENARIOS,
         change::SCENARIOS,
         identity::SCENARIOS,
+        upgrade::SCENARIOS,
         rights::SCENARIOS,
         install::AFTER,
     ]

@@ -98,7 +98,9 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     record.save(&site.objects).await?;
     let count = put::all(&site, &goal.wanted.objects).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    finish(&site, &mut record, &args.wait, &mut out).await?;
+    if let Err(error) = finish(&site, &mut record, &args.wait, &mut out).await {
+        anyhow::bail!("{error:#}{}", way_back(&record));
+    }
     prune(&site, &gone, &mut out).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
     out.line(
@@ -107,6 +109,14 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
          meshctl upgrade --rollback                  back to the release before",
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What can be done about an upgrade that does not come to its end, beside waiting.
+fn way_back(record: &Record) -> String {
+    let back = record.previous.as_ref().map(|(release, _)| {
+        format!("; `meshctl upgrade --rollback` goes back to revision {} (mesh {})", release.revision, release.version)
+    });
+    back.unwrap_or_default()
 }
 
 struct Goal {
