@@ -26,8 +26,8 @@ const PARTS: [(&str, &str, u16); 2] =
     [(names::CA_ACCOUNT, "mesh_ca_leader", 15_411), (names::CONTROLLER_ACCOUNT, "mesh_controller_leader", 15_421)];
 /// The tag of images that are the same under another name.
 const NEXT: &str = "next";
-/// A lease runs out, and somebody else takes it, within this time.
-const SUCCESSION: Duration = Duration::from_secs(30);
+/// Whoever is told to end gives its lease back: another has it long before it would run out.
+const SUCCESSION: Duration = Duration::from_secs(10);
 
 async fn upgrade(scene: Scene) -> Result<()> {
     tag_images(&scene).await?;
