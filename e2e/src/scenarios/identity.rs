@@ -92,7 +92,8 @@ async fn identity(scene: Scene) -> Result<()> {
         pod("thief", false, &[]),
         json!({
             "apiVersion": names::API_VERSION, "kind": "TransportPolicy",
-            "metadata": { "name": "strict" }, "spec": { "mode": "Strict" },
+            "metadata": { "name": "strict" },
+            "spec": { "targetRefs": [{ "kind": "ServiceAccount", "name": "server" }], "mode": "Strict" },
         })
         .to_string(),
     ]
