@@ -25,11 +25,27 @@ pub const SCENARIOS: &[Scenario] = &[Scenario::new(
 // It reads the API server's files.
 .only_on(Choice::Processes)];
 
-/// Rights (account, group, resource) that nothing uses on this cluster, and why the account has them.
-const RARE: &[(&str, &str, &str, &str)] = &[
-    ("mesh-controller", "gateway.networking.k8s.io", "httproutes", "the suite's cluster has no Gateway API"),
-    ("mesh-controller", "gateway.networking.k8s.io", "httproutes/status", "the suite's cluster has no Gateway API"),
-];
+/// Rights (account, group, resource, verb) that no scenario has the mesh use, and why an account has them. So far every
+/// right can be seen in use.
+const RARE: &[(&str, &str, &str, &str, &str)] = &[];
+/// The kind of Gateway API that the controller reads where it is there, and no more of it than that.
+const ROUTES: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: httproutes.gateway.networking.k8s.io
+  annotations: { api-approved.kubernetes.io: "unapproved, of a test" }
+spec:
+  group: gateway.networking.k8s.io
+  scope: Namespaced
+  names: { kind: HTTPRoute, listKind: HTTPRouteList, plural: httproutes, singular: httproute }
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: { status: {} }
+      schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
+"#;
 
 /// One thing that an account may do: account, group, resource, verb.
 type Right = (String, String, String, String);
@@ -39,6 +55,14 @@ async fn rights(scene: Scene) -> Result<()> {
     let node = cluster.nodes().first().context("a cluster without nodes")?;
     let folder = node.logs().join("audit");
     seldom(&scene).await?;
+    let definition = ("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+    let known = scene.server.kind(definition.0, definition.1, "").await?;
+    let found = known.get_opt("httproutes.gateway.networking.k8s.io").await?.is_some();
+    let routed = routes(&scene, found).await;
+    if !found {
+        scene.server.delete(ROUTES, "").await?;
+    }
+    routed?;
     let granted = granted(&scene).await?;
     ensure!(granted.len() > 20, "the mesh has {} rights only: is it installed?", granted.len());
     eventually(READY, async || {
@@ -48,10 +72,13 @@ async fn rights(scene: Scene) -> Result<()> {
         }
         let Seen { used, refused } = seen(&log);
         ensure!(refused.is_empty(), "refused to the mesh's accounts: {refused:#?}");
-        let rare = |right: &Right| RARE.iter().any(|rare| (rare.0, rare.1, rare.2) == (&right.0, &right.1, &right.2));
+        let same = |right: &Right, rare: &(&str, &str, &str, &str, &str)| {
+            (right.0.as_str(), right.1.as_str(), right.2.as_str(), right.3.as_str()) == (rare.0, rare.1, rare.2, rare.3)
+        };
+        let rare = |right: &Right| RARE.iter().any(|rare| same(right, rare));
         let unused: Vec<&Right> = granted.iter().filter(|right| !used.contains(*right) && !rare(right)).collect();
         ensure!(unused.is_empty(), "rights that nothing has used: {unused:#?}");
-        let idle = RARE.iter().filter(|rare| !granted.iter().any(|right| (rare.0, rare.1) == (&right.0, &right.1)));
+        let idle = RARE.iter().filter(|rare| !granted.iter().any(|right| same(right, rare)));
         ensure!(idle.count() == 0, "an exception is made for a right that nobody has");
         println!(
             "     {} rights, {} used",
@@ -99,6 +126,23 @@ async fn seldom(scene: &Scene) -> Result<()> {
     let done = |secret: &Value| secret.pointer("/metadata/annotations/mesh.dev~1rotate").is_none();
     let (namespace, name) = (names::SYSTEM_NAMESPACE, names::CA_SECRET);
     scene.server.wait_for(("v1", "Secret"), namespace, name, "has a new issuer", READY, done).await.map(drop)
+}
+
+/// Has the controller read a route, and say that it leads nowhere.
+async fn routes(scene: &Scene, found: bool) -> Result<()> {
+    if !found {
+        scene.apply(ROUTES).await?;
+    }
+    let nowhere = json!({ "name": "nowhere", "port": 80 });
+    let parent = json!({ "group": "", "kind": "Service", "name": "nowhere", "port": 80 });
+    let route = json!({
+        "apiVersion": names::GATEWAY_API_VERSION, "kind": "HTTPRoute", "metadata": { "name": "seldom" },
+        "spec": { "parentRefs": [parent], "rules": [{ "backendRefs": [nowhere] }] },
+    });
+    eventually(READY, async || scene.apply(&route.to_string()).await).await?;
+    let told = |route: &Value| route.pointer("/status/parents/0/conditions").is_some();
+    let kind = (names::GATEWAY_API_VERSION, "HTTPRoute");
+    scene.server.wait_for(kind, &scene.namespace, "seldom", "has a status", READY, told).await.map(drop)
 }
 
 /// What the roles of the mesh's charts allow to its accounts.
