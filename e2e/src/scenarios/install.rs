@@ -21,11 +21,12 @@ pub const BEFORE: &[Scenario] =
     .within(240)];
 
 /// and after all of them.
-pub const AFTER: &[Scenario] =
-    &[Scenario::new("mesh-uninstall", "`meshctl uninstall` leaves nothing of the mesh in the cluster", |scene| {
-        Box::pin(uninstall(scene))
-    })
-    .within(180)];
+pub const AFTER: &[Scenario] = &[Scenario::new(
+    "mesh-uninstall",
+    "`meshctl uninstall` leaves nothing of the mesh in the cluster, and applications go on",
+    |scene| Box::pin(uninstall(scene)),
+)
+.within(180)];
 
 /// How long `meshctl` may take.
 const MESHCTL: Duration = Duration::from_secs(150);
