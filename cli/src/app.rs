@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     commands::{
         check, check_inject, completion, dashboard, demo, demo_app, exec, inject, install, part, prune, run, status,
-        uninject, uninstall, up, upgrade, version,
+        uninject, uninstall, up, upgrade, version, viz,
     },
     io::{self, Out},
 };
@@ -33,6 +33,8 @@ enum Command {
     Prune(prune::Args),
     /// Take the mesh out of a cluster.
     Uninstall(uninstall::Args),
+    /// Put Prometheus and Jaeger into a cluster, to look at the mesh with, or take them out.
+    Viz(viz::Args),
     /// Put sidecars into manifests.
     Inject(inject::Args),
     /// Take sidecars out of manifests.
@@ -100,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Upgrade(args) => return block_on(upgrade::run(*args, out)),
         Command::Prune(args) => return block_on(prune::run(args, out)),
         Command::Uninstall(args) => return block_on(uninstall::run(args, out)),
+        Command::Viz(args) => return block_on(viz::run(args, out)),
         Command::Inject(args) => return inject::run(&args, &mut out),
         Command::Uninject(args) => return uninject::run(&args, &mut out),
         Command::CheckInject(args) => return block_on(check_inject::run(*args, out)),

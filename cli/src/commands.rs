@@ -18,3 +18,4 @@ pub mod uninstall;
 pub mod up;
 pub mod upgrade;
 pub mod version;
+pub mod viz;

@@ -2,28 +2,31 @@
 
 pub mod change;
 pub mod cluster;
+pub mod drain;
 pub mod identity;
 pub mod install;
+pub mod readme;
 pub mod rights;
 pub mod shop;
 pub mod upgrade;
+mod viz;
 
 use crate::suite::Scenario;
 
 /// Every scenario there is.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [
-        cluster::SCENARIOS,
+    let mesh = [
         install::BEFORE,
         shop::SCENARIOS,
         change::SCENARIOS,
+        drain::SCENARIOS,
         identity::SCENARIOS,
         upgrade::SCENARIOS,
         rights::SCENARIOS,
         install::AFTER,
-    ]
-    .concat()
+    ];
+    [cluster::SCENARIOS, &mesh.concat(), readme::SCENARIOS].concat()
 }
 
 #[cfg(test)]

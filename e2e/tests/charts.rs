@@ -58,22 +58,42 @@ const VALUES: [(&str, &str); 7] = [
     ),
 ];
 
+/// How meshctl is asked for the control plane alone.
+const CONTROL_PLANE: [&str; 2] = ["install", "--skip-crds"];
+/// And for the chart mesh-viz.
+const VIZ: [&str; 2] = ["viz", "install"];
+/// Its values that bring every branch about.
+const VIZ_VALUES: [(&str, &str); 4] = [
+    ("the defaults", "{}"),
+    ("Prometheus alone", "jaeger: { enabled: false }\nnamespace: { create: false }"),
+    (
+        "other images",
+        "imagePullPolicy: Always\nprometheus: { image: 'registry.example/prometheus@sha256:00' }\n\
+         jaeger: { image: 'jaegertracing/all-in-one:1.76.0', args: [--memory.max-traces=5, 'a: b'] }",
+    ),
+    (
+        "other measures",
+        "prometheus: { retention: 2h, scrapeInterval: 30s, resources: { limits: { memory: null, cpu: 1.5 } } }\n\
+         jaeger: { resources: { requests: { cpu: 1, memory: 1Gi } } }",
+    ),
+];
+
 type Objects = BTreeMap<String, Value>;
 
 fn charts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts")
 }
 
-fn helm(chart: &str, values: &Path) -> Objects {
+fn helm(chart: &str, namespace: &str, values: &Path) -> Objects {
     let program = Recipe::go("helm", "tools/helm", &["helm"], "").program("helm").unwrap();
     let mut helm = Command::new(program);
-    helm.args(["template", "mesh"]).arg(charts().join(chart)).args(["--namespace", "mesh-system", "-f"]).arg(values);
+    helm.args(["template", "mesh"]).arg(charts().join(chart)).args(["--namespace", namespace, "-f"]).arg(values);
     objects(&must_run(&helm, SOON).unwrap().text())
 }
 
-fn meshctl(values: &Path) -> Objects {
+fn meshctl(install: &[&str], values: &Path) -> Objects {
     let mut meshctl = Command::new(bin::meshctl().unwrap());
-    meshctl.args(["install", "--dry-run", "--skip-crds", "-f"]).arg(values);
+    meshctl.args(install).args(["--dry-run", "-f"]).arg(values);
     objects(&must_run(&meshctl, SOON).unwrap().text())
 }
 
@@ -89,7 +109,7 @@ fn objects(text: &str) -> Objects {
 }
 
 fn same(what: &str, left: &Objects, right: &Objects) {
-    assert!(left.len() > 10, "{what}: only {} objects", left.len());
+    assert!(left.len() > 5, "{what}: only {} objects", left.len());
     assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>(), "{what}");
     for (key, value) in left {
         assert_eq!(Some(value), right.get(key), "{what}: {key}");
@@ -102,10 +122,15 @@ fn meshctl_installs_what_helm_renders() {
     for (what, text) in VALUES {
         let values = dir.path().join("values.yaml");
         std::fs::write(&values, text).unwrap();
-        same(what, &meshctl(&values), &helm("mesh", &values));
+        same(what, &meshctl(&CONTROL_PLANE, &values), &helm("mesh", "mesh-system", &values));
     }
     let ha = charts().join("mesh/values-ha.yaml");
-    same("values-ha.yaml", &meshctl(&ha), &helm("mesh", &ha));
+    same("values-ha.yaml", &meshctl(&CONTROL_PLANE, &ha), &helm("mesh", "mesh-system", &ha));
+    for (what, text) in VIZ_VALUES {
+        let values = dir.path().join("values.yaml");
+        std::fs::write(&values, text).unwrap();
+        same(what, &meshctl(&VIZ, &values), &helm("mesh-viz", "mesh-viz", &values));
+    }
 }
 
 #[test]
@@ -140,7 +165,7 @@ fn a_short_way_is_the_long_one() {
 #[test]
 fn wrong_values_are_refused_by_both() {
     let program = Recipe::go("helm", "tools/helm", &["helm"], "").program("helm").unwrap();
-    for wrong in [
+    let of_the_mesh = [
         "ca.replica=3",
         "ca.replicas=0",
         "ca.replicas=x",
@@ -151,12 +176,15 @@ fn wrong_values_are_refused_by_both() {
         "image.tag=a b",
         "webhook.timeoutSeconds=31",
         "proxy.skipOutboundPorts=a",
-    ] {
+    ];
+    let of_viz = ["jaeger.enable=true", "prometheus.retention=long", "imagePullPolicy=Sometimes"];
+    let of_the_mesh = of_the_mesh.map(|wrong| ("mesh", CONTROL_PLANE, wrong));
+    for (chart, install, wrong) in of_viz.map(|wrong| ("mesh-viz", VIZ, wrong)).into_iter().chain(of_the_mesh) {
         let mut helm = Command::new(&program);
-        helm.args(["template", "mesh"]).arg(charts().join("mesh")).args(["--set", wrong]);
+        helm.args(["template", "mesh"]).arg(charts().join(chart)).args(["--set", wrong]);
         assert!(must_run(&helm, SOON).is_err(), "helm takes {wrong}");
         let mut meshctl = Command::new(bin::meshctl().unwrap());
-        meshctl.args(["install", "--dry-run", "--skip-crds", "--set", wrong]);
+        meshctl.args(install).args(["--dry-run", "--set", wrong]);
         let key = wrong.split_once('=').unwrap().0;
         let refused = run(&meshctl, SOON).unwrap();
         assert!(!refused.status.success(), "meshctl takes {wrong}");

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  meshctl dashboard jaeger --open\n  meshctl dashboard prometheus --port 9999\n  \
     meshctl dashboard controller\n\nIt stays in the foreground; Ctrl-C ends it. A pod that is replaced meanwhile is found \
-    again.\nJaeger and Prometheus come with the chart mesh-viz. Nothing in the cluster is exposed for it.")]
+    again.\nJaeger and Prometheus come with `meshctl viz install`. Nothing in the cluster is exposed for it.")]
 pub struct Args {
     /// What to open.
     #[arg(value_enum)]
@@ -49,6 +49,9 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     })?;
     let url = url(listener.local_addr()?);
     out.line(&url)?;
+    if out.terminal() {
+        note("it is there until Ctrl-C");
+    }
     if !args.address.is_loopback() {
         note("everybody who reaches this machine gets in, as you: there is no password");
     }

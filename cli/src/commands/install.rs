@@ -75,7 +75,8 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     let given = args.values.given(&chart)?;
     let wanted = Wanted::rendered(&given, false, !args.skip_crds)?;
     if args.dry_run {
-        print(&wanted, args.output, &mut out)?;
+        let all: Vec<Object> = wanted.kinds.into_iter().chain(wanted.objects).collect();
+        print(&all, args.output, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let site = Site::connect(&args.cluster).await?;
@@ -119,12 +120,15 @@ pub async fn finish(site: &Site, record: &mut Record, wait: &WaitArgs, out: &mut
     record.save(&site.objects).await
 }
 
-fn print(wanted: &Wanted, output: Objects, out: &mut Out) -> std::io::Result<()> {
-    let objects: Vec<Object> = wanted.kinds.iter().chain(&wanted.objects).cloned().collect();
+/// Prints objects.
+///
+/// # Errors
+/// Where they cannot be printed.
+pub fn print(objects: &[Object], output: Objects, out: &mut Out) -> std::io::Result<()> {
     match output {
-        Objects::Yaml => out.raw(&written(&objects)),
+        Objects::Yaml => out.raw(&written(objects)),
         Objects::Json => {
-            let items: Vec<Value> = objects.into_iter().map(|object| object.value).collect();
+            let items: Vec<&Value> = objects.iter().map(|object| &object.value).collect();
             out.json(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))
         }
     }

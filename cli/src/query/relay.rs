@@ -62,11 +62,14 @@ impl Which {
                 namespaces: viz,
                 service: "jaeger",
                 ports: &["query", "http"],
-                hint: "install the chart mesh-viz, with jaeger.enabled",
+                hint: "install it: meshctl viz install",
             },
-            Self::Prometheus => {
-                Place { namespaces: viz, service: "prometheus", ports: &["http"], hint: "install the chart mesh-viz" }
-            }
+            Self::Prometheus => Place {
+                namespaces: viz,
+                service: "prometheus",
+                ports: &["http"],
+                hint: "install it: meshctl viz install",
+            },
             Self::Controller => Place {
                 namespaces: &[SYSTEM_NAMESPACE],
                 service: CONTROLLER_ACCOUNT,

@@ -154,7 +154,7 @@ pub async fn all(site: &Site, keys: &[Key], out: &mut Out) -> anyhow::Result<()>
         gone(site, &keys).await?;
         let what = match step {
             order::Step::Webhooks => "webhooks: pods start without the mesh from now on",
-            order::Step::Programs => "control plane",
+            order::Step::Programs => "programs",
             order::Step::Rest => "what it used",
             order::Step::Kinds => "kinds of mesh.dev",
             order::Step::Namespaces => "namespaces",

@@ -57,8 +57,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Build what can be used beside the mesh (helm, Jaeger, Prometheus); print where it is.
-    Tools,
+    /// Build what can be used beside the mesh: Helm, and images of Jaeger and Prometheus; print where they are.
+    Tools {
+        /// Import the images, and that of the suite's own programs, into every node.
+        #[arg(long)]
+        load: bool,
+    },
     /// Run a program in a node's namespaces, or in the fabric's: the network outside of the nodes.
     Exec {
         /// `node-1` and so on, or `fabric`.
@@ -126,10 +130,14 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
             return attached(&mut kubectl);
         }
         Task::Shell { command } => return shell(&existing(name)?, command),
-        Task::Tools => {
+        Task::Tools { load } => {
             println!("{}", tools::helm()?.display());
-            println!("{} in {}", tools::JAEGER, tools::jaeger_image()?.display());
-            println!("{} in {}", tools::PROMETHEUS, tools::prometheus_image()?.display());
+            let images = [tools::jaeger_image()?, tools::prometheus_image()?, parts::programs_image()?];
+            let cluster = if load { Some(existing(name)?) } else { None };
+            for image in &images {
+                println!("{}", image.display());
+                cluster.as_ref().map_or(Ok(()), |cluster| cluster.load(image))?;
+            }
         }
         Task::Exec { place, command } => {
             let (program, args) = command.split_first().context("no program")?;

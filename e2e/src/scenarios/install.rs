@@ -51,12 +51,18 @@ pub(super) async fn admit(scene: &Scene) -> Result<()> {
     scene.kubectl(&["label", "namespace", &scene.namespace, "--overwrite", &label]).await.map(drop)
 }
 
-async fn install(scene: Scene) -> Result<()> {
+/// Imports the mesh's images.
+pub(super) fn images(scene: &Scene) -> Result<()> {
     for image in IMAGES {
         let archive = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../target/images/{image}.tar"));
         ensure!(archive.is_file(), "{} is not there: make it with scripts/images.sh", archive.display());
         scene.provider.load(&archive)?;
     }
+    Ok(())
+}
+
+async fn install(scene: Scene) -> Result<()> {
+    images(&scene)?;
     meshctl(&scene, &["check", "--pre"]).await?;
     let said = meshctl(&scene, &["install"]).await?;
     ensure!(!said.is_empty(), "it says nothing");
@@ -93,8 +99,8 @@ async fn plain_again(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The cluster holds no object of the mesh.
-async fn nothing_left(scene: &Scene) -> Result<()> {
+/// Fails where anything of the mesh is in the cluster.
+pub(super) async fn nothing_left(scene: &Scene) -> Result<()> {
     let kinds = scene.kubectl(&["api-resources", "--verbs=list", "--output", "name"]).await?;
     let kinds: Vec<&str> =
         kinds.lines().filter(|kind| !kind.starts_with("events") && !kind.contains("metrics.k8s.io")).collect();

@@ -11,7 +11,10 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan, Status, span::SpanKind, status::StatusCode},
 };
 use rand::Rng as _;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Telemetry;
@@ -78,7 +81,7 @@ pub async fn export(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
     let mut rng = sys.entropy.rng();
     let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
+    while !batch.is_empty() || queue.recv_many(&mut batch, BATCH).await > 0 {
         let _ = timeout(LINGER, fill(&mut queue, &mut batch)).await;
         let count = batch.len() as u64;
         let request = request(std::mem::take(&mut batch), &resource);
@@ -87,10 +90,28 @@ pub async fn export(
             Err(error) => {
                 dropped.increment(count);
                 tracing::debug!(%error, spans = count, "spans were not exported");
-                tokio::time::sleep(backoff.next_wait(rng.next_u32())).await;
+                if ends_within(&mut queue, &mut batch, backoff.next_wait(rng.next_u32())).await {
+                    dropped.increment(batch.len() as u64);
+                    return;
+                }
             }
         }
     }
+}
+
+/// Waits, and keeps what comes meanwhile; true as soon as nothing more will come: who ends does not wait for a collector
+/// that is not there.
+async fn ends_within(queue: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>, wait: Duration) -> bool {
+    let end = Instant::now() + wait;
+    while batch.len() < BATCH {
+        match timeout_at(end, queue.recv()).await {
+            Ok(Some(span)) => batch.push(span),
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+    sleep_until(end).await;
+    false
 }
 
 async fn fill(queue: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>) {
@@ -173,4 +194,45 @@ fn attribute(name: &'static str, value: Value) -> KeyValue {
         Value::Number(number) => any_value::Value::IntValue(number),
     };
     KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span() -> Span {
+        Span {
+            trace_id: [1; 16],
+            span_id: [2; 8],
+            parent_id: [0; 8],
+            kind: Kind::Client,
+            name: "GET".to_owned(),
+            start: SystemTime::UNIX_EPOCH,
+            end: SystemTime::UNIX_EPOCH,
+            attributes: Vec::new(),
+            failed: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_ends_does_not_wait_for_a_collector_that_is_not_there() {
+        let (sender, mut queue) = mpsc::channel(BATCH * 2);
+        let mut batch = Vec::new();
+        let wait = Duration::from_secs(30);
+        sender.send(span()).await.unwrap();
+        let begun = Instant::now();
+        assert!(!ends_within(&mut queue, &mut batch, wait).await);
+        assert_eq!((begun.elapsed(), batch.len()), (wait, 1), "what came meanwhile is kept");
+        for _ in 0..=BATCH {
+            sender.send(span()).await.unwrap();
+        }
+        let begun = Instant::now();
+        assert!(!ends_within(&mut queue, &mut batch, wait).await);
+        assert_eq!((begun.elapsed(), batch.len()), (wait, BATCH), "no more than is sent at once");
+        batch.clear();
+        drop(sender);
+        let begun = Instant::now();
+        assert!(ends_within(&mut queue, &mut batch, wait).await);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
 }

@@ -84,7 +84,7 @@ async fn what_is_not_there_is_told_with_what_to_do() {
         fake.reply(Method::GET, &path, 404, fake::status(404, "NotFound", "no such service"));
     }
     let error = Relay::find(fake.client(), Which::Prometheus).await.unwrap_err().to_string();
-    assert_eq!(error, "there is no Service prometheus in mesh-viz or mesh-system; install the chart mesh-viz");
+    assert_eq!(error, "there is no Service prometheus in mesh-viz or mesh-system; install it: meshctl viz install");
     let path = "/api/v1/namespaces/mesh-viz/services/jaeger";
     fake.reply(Method::GET, path, 403, fake::status(403, "Forbidden", "you may not get services"));
     let error = Relay::find(fake.client(), Which::Jaeger).await.unwrap_err().to_string();
