@@ -58,6 +58,8 @@ impl Candidate {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut rng = self.entropy.rng();
+        // Whoever never leads says so as well.
+        self.set(false);
         loop {
             let failed = tokio::select! {
                 failed = self.strive(&mut backoff) => failed,

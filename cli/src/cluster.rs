@@ -44,6 +44,12 @@ pub struct Version {
     pub minor: u32,
 }
 
+impl Version {
+    /// Oldest cluster that can hold a mesh: before it there are no containers that start before and end after the others
+    /// (native sidecars) without being switched on. The charts say the same.
+    pub const OLDEST: Self = Self { major: 1, minor: 29 };
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)

@@ -18,11 +18,9 @@ use serde_json::Value;
 
 use crate::{
     chart::{self, Chart, Object, Release},
-    cluster::{Cluster, ClusterArgs, objects::Objects},
+    cluster::{Cluster, ClusterArgs, Version, objects::Objects},
 };
 
-/// Oldest cluster that can hold a mesh: before it there are no containers that start before and end after the others.
-pub const OLDEST: crate::cluster::Version = crate::cluster::Version { major: 1, minor: 29 };
 /// Version of this program and of what it installs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -30,7 +28,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Values")]
 pub struct ValueArgs {
-    /// Several replicas of everything, none on the same node (values-ha.yaml).
+    /// Several replicas of everything, on different nodes where there are enough (values-ha.yaml).
     #[arg(long)]
     pub ha: bool,
     /// Redirect connections by a CNI plugin on each node, so that no pod needs NET_ADMIN (cni.enabled=true).
@@ -122,8 +120,9 @@ impl Site {
     pub fn require_version(&self) -> anyhow::Result<()> {
         let version = self.cluster.version();
         anyhow::ensure!(
-            version >= OLDEST,
-            "the cluster has Kubernetes {version}; the mesh needs {OLDEST} or newer (native sidecars)"
+            version >= Version::OLDEST,
+            "the cluster has Kubernetes {version}; the mesh needs {} or newer (native sidecars)",
+            Version::OLDEST
         );
         Ok(())
     }

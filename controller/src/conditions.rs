@@ -24,6 +24,8 @@ const MAX_MESSAGE: usize = 4096;
 /// What an API server holds of an object whose status the controller writes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
+    /// Group and version in which it is read; empty where that was not said.
+    pub api_version: String,
     /// Counts changes of the spec.
     pub generation: i64,
     /// Version of the object: a write to another one is refused.
@@ -42,6 +44,7 @@ impl Observed {
         let status = list("/status/parents").or_else(|| list("/status/conditions"));
         let parents = list("/spec/parentRefs").into_iter().flatten();
         Self {
+            api_version: value.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned(),
             generation: value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
             version: value.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default().to_owned(),
             parents: parents.filter_map(|parent| ParentRef::deserialize(parent).ok()).collect(),

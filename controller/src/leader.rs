@@ -47,10 +47,8 @@ impl std::fmt::Debug for Options {
 pub async fn campaign(options: Options, leader: watch::Sender<bool>, stop: CancellationToken) {
     let mut backoff = Backoff::new(SHORTEST, LONGEST);
     loop {
-        let error = tokio::select! {
-            () = stop.cancelled() => return,
-            error = take_part(&options, &leader, &stop, &mut backoff) => error,
-        };
+        // Not cut off by `stop`: then it gives the lease back.
+        let error = take_part(&options, &leader, &stop, &mut backoff).await;
         set(&options, &leader, false);
         let Some(error) = error else { return };
         let wait = options.sys.entropy.jitter(backoff.next_wait(u32::MAX));
@@ -70,9 +68,12 @@ async fn take_part(
     stop: &CancellationToken,
     backoff: &mut Backoff,
 ) -> Option<LeaseManagerError> {
-    let manager = match build(options).await {
-        Ok(manager) => manager,
-        Err(error) => return Some(error),
+    let manager = tokio::select! {
+        () = stop.cancelled() => return None,
+        built = build(options) => match built {
+            Ok(manager) => manager,
+            Err(error) => return Some(error),
+        },
     };
     loop {
         let changed = tokio::select! {

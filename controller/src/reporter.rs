@@ -122,7 +122,7 @@ impl Reporter {
             count += 1;
             let wait = written.get(&object).map_or(SHORTEST, |last| (last.wait * 2).min(LONGEST));
             written.insert(object.clone(), Written { at: Instant::now(), wait });
-            match self.write(&object, &status).await {
+            match self.write(&object, &observed, &status).await {
                 Ok(now) => {
                     self.telemetry.status_writes(StatusWrite::Written).increment(1);
                     self.board.replace(&object, now);
@@ -172,9 +172,9 @@ impl Reporter {
         self.board.all().into_iter().filter_map(due).collect()
     }
 
-    async fn write(&self, object: &ObjectRef, status: &Value) -> Result<Observed, KubeError> {
+    async fn write(&self, object: &ObjectRef, observed: &Observed, status: &Value) -> Result<Observed, KubeError> {
         let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &object.namespace, &resource(&object.kind));
+            Api::namespaced_with(self.client.clone(), &object.namespace, &resource(&object.kind, observed));
         let params =
             PatchParams { field_manager: Some(names::CONTROLLER_ACCOUNT.to_owned()), ..PatchParams::default() };
         let written = api.patch_status(&object.name, &params, &Patch::Merge(status)).await?;
@@ -182,10 +182,11 @@ impl Reporter {
     }
 }
 
-/// How a kind with a status is asked for.
-fn resource(kind: &str) -> ApiResource {
+/// How a kind with a status is asked for: in the version in which it is read.
+fn resource(kind: &str, observed: &Observed) -> ApiResource {
     let group = KINDS.iter().find(|(_, name)| *name == kind).map_or("", |(group, _)| group);
-    let version = if group == names::GROUP { "v1alpha1" } else { "v1" };
+    let usual = if group == names::GROUP { "v1alpha1" } else { "v1" };
+    let version = observed.api_version.rsplit_once('/').map_or(usual, |(_, version)| version);
     ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),

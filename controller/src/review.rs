@@ -82,6 +82,12 @@ fn policies(index: &Index, problems: &mut Vec<Problem>) {
                 findings.report("spec.targetRefs", Reason::TargetNotFound, format!("there is no workload {id}"));
             }
         }
+        for account in &targets.accounts {
+            if !index.workloads_within(&origin.namespace).any(|(_, workload)| workload.account == *account) {
+                let message = format!("no workload of the namespace runs as ServiceAccount {account}");
+                findings.warn("spec.targetRefs", Reason::TargetNotFound, message);
+            }
+        }
         if let Some(labels) = targets.selector.as_ref()
             && !index.any_workload_with(&origin.namespace, labels)
         {
@@ -99,6 +105,7 @@ fn transports(index: &Index, problems: &mut Vec<Problem>) {
         let targets = &policy.targets;
         let whole = targets.namespace.then(|| "the namespace".to_owned());
         let named = targets.workloads.iter().map(|name| format!("ExternalWorkload {name}"));
+        let named = named.chain(targets.accounts.iter().map(|name| format!("ServiceAccount {name}")));
         let named = named.chain(targets.services.iter().map(|name| format!("Service {name}"))).chain(whole);
         for target in named {
             owners.entry((namespace.clone(), target)).or_default().push(policy);
@@ -145,7 +152,7 @@ fn blind_port(index: &Index, policy: &Authorization) -> Option<String> {
     });
     services.or_else(|| {
         index.workloads_within(namespace).find_map(|(id, workload)| {
-            policy.targets.workload(&id, &workload.labels)?;
+            policy.targets.workload(&id, workload)?;
             let (number, _) = workload.ports.iter().find(|(_, port)| blind(port.protocol))?;
             Some(format!("port {number} of workload {id}"))
         })

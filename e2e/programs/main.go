@@ -23,6 +23,9 @@ var commands = map[string]func(args []string) error{
 	"shop":        shop,
 	"load":        load,
 	"webhook":     webhook,
+	"certify":     certify,
+	"tls-probe":   tlsProbe,
+	"impostor":    impostor,
 }
 
 func main() {

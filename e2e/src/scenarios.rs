@@ -5,9 +5,12 @@ pub mod cluster;
 pub mod cni;
 pub mod drain;
 pub mod families;
+pub mod identity;
 pub mod install;
 pub mod readme;
+pub mod rights;
 pub mod shop;
+pub mod upgrade;
 mod viz;
 pub mod workloads;
 
@@ -25,6 +28,9 @@ pub fn all() -> Vec<Scenario> {
         change::SCENARIOS,
         drain::SCENARIOS,
         cni::SCENARIOS,
+        identity::SCENARIOS,
+        upgrade::SCENARIOS,
+        rights::SCENARIOS,
         install::AFTER,
         readme::SCENARIOS,
     ]

@@ -80,7 +80,7 @@ fn reference_definitions() {
     let version = env!("CARGO_PKG_VERSION");
     let chart = format!(
         "{NOTE}apiVersion: v2\nname: mesh-crds\ndescription: The mesh's own kinds\ntype: application\nversion: {version}\n\
-         appVersion: {version}\nkubeVersion: \">=1.28.0-0\"\n"
+         appVersion: {version}\nkubeVersion: \">=1.29.0-0\"\n"
     );
     check("Chart.yaml", &chart);
 }

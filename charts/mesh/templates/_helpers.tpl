@@ -66,14 +66,27 @@ affinity:
             matchLabels:
               {{- include "mesh.selector" . | nindent 14 }}
 {{- end }}
-{{- if $plane.spreadZones }}
+{{- if or $plane.spreadZones (eq $plane.antiAffinity "spread") }}
 topologySpreadConstraints:
+{{- if eq $plane.antiAffinity "spread" }}
+  # Of each revision by itself, over the nodes that take pods: rollouts and drains find a place.
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: DoNotSchedule
+    nodeTaintsPolicy: Honor
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "mesh.selector" . | nindent 8 }}
+{{- end }}
+{{- if $plane.spreadZones }}
   - maxSkew: 1
     topologyKey: topology.kubernetes.io/zone
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
         {{- include "mesh.selector" . | nindent 8 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

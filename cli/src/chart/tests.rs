@@ -111,3 +111,28 @@ fn same_keys(root: &Value, schema: &Value, values: &Value, path: &str) {
         same_keys(root, &known[key], value, &format!("{path}.{key}"));
     }
 }
+
+#[test]
+fn charts_and_program_refuse_the_same_clusters() {
+    for name in [MESH, MESH_CRDS, MESH_VIZ] {
+        let chart = Chart::carried(name).unwrap();
+        let about = chart.files.get("Chart.yaml").unwrap();
+        let wanted = format!("kubeVersion: \">={}.0-0\"", crate::cluster::Version::OLDEST);
+        assert!(about.contains(&wanted), "{name} has not {wanted}:\n{about}");
+    }
+}
+
+#[test]
+fn replicas_are_spread_over_the_nodes_that_there_are() {
+    let chart = Chart::carried(MESH).unwrap();
+    let ha = rendered(&chart.preset("values-ha.yaml").unwrap());
+    for name in ["mesh-ca", "mesh-controller"] {
+        let pod = &find(&ha, "Deployment", name)["spec"]["template"]["spec"];
+        let keys: Vec<_> = pod["topologySpreadConstraints"].as_array().unwrap().iter().collect();
+        let said =
+            |at: usize| (keys[at]["topologyKey"].as_str().unwrap(), keys[at]["whenUnsatisfiable"].as_str().unwrap());
+        assert_eq!(said(0), ("kubernetes.io/hostname", "DoNotSchedule"));
+        assert_eq!(said(1), ("topology.kubernetes.io/zone", "ScheduleAnyway"));
+        assert!(pod.get("affinity").is_none());
+    }
+}

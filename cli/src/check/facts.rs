@@ -16,7 +16,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use mesh_controller::{
-    inject::InjectConfig,
+    inject::Settings,
     status::{Overview, ProblemView, ProxyStatus},
 };
 use serde::Deserialize;
@@ -254,7 +254,7 @@ pub struct Facts {
     /// Leases of the control plane's namespace.
     pub leases: Fact<Vec<Lease>>,
     /// What sidecars are made from, as the controller is configured.
-    pub inject: Fact<Box<InjectConfig>>,
+    pub inject: Fact<Box<Settings>>,
     /// The trust bundles of all namespaces.
     pub trust: Fact<Vec<ConfigMap>>,
     /// Replicas of the control plane.

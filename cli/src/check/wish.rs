@@ -2,7 +2,7 @@
 //! `check`.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use mesh_controller::inject::{self, Decision, InjectConfig, Record, Settings};
+use mesh_controller::inject::{self, Decision, Record, Settings};
 
 use super::facts::Facts;
 
@@ -28,10 +28,10 @@ impl Judge {
     /// With what is known of the cluster; where its settings are not, with the mesh's own.
     #[must_use]
     pub fn new(facts: &Facts) -> Self {
-        let config = facts.inject.as_ref().map_or_else(|_| InjectConfig::default(), |config| (**config).clone());
+        let settings = facts.inject.as_ref().map_or_else(|_| Settings::default(), |settings| (**settings).clone());
         let version = facts.server.as_ref().ok().map(|server| server.version);
         Self {
-            settings: Settings { config, ..Settings::default() },
+            settings,
             version: version.map(|version| inject::Version { major: version.major, minor: version.minor }),
         }
     }

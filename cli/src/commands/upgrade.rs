@@ -101,7 +101,9 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
         goal.wanted.objects.into_iter().partition(|object| object.key.kind == "Namespace" && runs(&gone));
     let count = put::all(&site, &first).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    finish(&site, &mut record, &args.wait, &mut out).await?;
+    if let Err(error) = finish(&site, &mut record, &args.wait, &mut out).await {
+        anyhow::bail!("{error:#}{}", way_back(&record));
+    }
     prune(&site, &gone, &mut out).await?;
     put::all(&site, &last).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
@@ -111,6 +113,14 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
          meshctl upgrade --rollback                  back to the release before",
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What can be done about an upgrade that does not come to its end, beside waiting.
+fn way_back(record: &Record) -> String {
+    let back = record.previous.as_ref().map(|(release, _)| {
+        format!("; `meshctl upgrade --rollback` goes back to revision {} (mesh {})", release.revision, release.version)
+    });
+    back.unwrap_or_default()
 }
 
 struct Goal {
@@ -144,7 +154,8 @@ fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
     let (before, after) = (of(before)?, of(after)?);
     anyhow::ensure!(
         before == after,
-        "trustDomain is {before} and cannot become {after}: every identity would change at once;          that takes `meshctl uninstall` and `meshctl install`"
+        "trustDomain is {before} and cannot become {after}: every identity would change at once; \
+         that takes `meshctl uninstall` and `meshctl install`"
     );
     Ok(())
 }

@@ -57,7 +57,7 @@ impl Index {
         for targets in [old, new].into_iter().flatten() {
             for (name, workload) in self.workloads.within(namespace) {
                 let id = WorkloadId { namespace: namespace.clone(), name: name.clone() };
-                let direct = targets.workload(&id, &workload.labels).is_some();
+                let direct = targets.workload(&id, workload).is_some();
                 if direct || self.selected_by.of(&id).any(|service| targets.services.contains(service)) {
                     dirty.mark(Topic::Workload(id));
                 }

@@ -120,7 +120,7 @@ fn target_of(target: u8) -> String {
     match target {
         0 => String::new(),
         1 => "selector: {matchLabels: {app: l1}}, ".into(),
-        2 => "targetRefs: [{kind: Service, name: s1}], ".into(),
+        2 => "targetRefs: [{kind: Service, name: s1}, {kind: ServiceAccount, name: a2}], ".into(),
         _ => "targetRefs: [{kind: ExternalWorkload, name: w1}, {kind: Service, name: s0}], ".into(),
     }
 }

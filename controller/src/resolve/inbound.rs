@@ -42,7 +42,7 @@ fn served_ports(index: &Index, id: &WorkloadId, workload: &Workload) -> BTreeSet
     }
     // Exceptions of transport policies name ports too.
     for policy in index.transports(&id.namespace) {
-        if policy.targets.workload(id, &workload.labels).is_some() {
+        if policy.targets.workload(id, workload).is_some() {
             ports.extend(policy.ports.keys());
         }
     }
@@ -62,7 +62,7 @@ fn port_policy(index: &Index, id: &WorkloadId, workload: &Workload, number: Opti
     }
     let closeness = |targets: &Targets| {
         let by_service = targets.services.iter().any(|name| services.contains(name)).then_some(Closeness::Service);
-        targets.workload(id, &workload.labels).max(by_service)
+        targets.workload(id, workload).max(by_service)
     };
     PortPolicy {
         protocol: said.unwrap_or_default(),

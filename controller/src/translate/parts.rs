@@ -367,8 +367,10 @@ pub struct Targets {
     pub namespace: bool,
     /// Workloads by labels.
     pub selector: Option<Labels>,
-    /// Workloads by name.
+    /// ExternalWorkloads by name.
     pub workloads: BTreeSet<Name>,
+    /// Workloads by service account.
+    pub accounts: BTreeSet<Name>,
     /// The ports of these Services, on the workloads behind them.
     pub services: BTreeSet<Name>,
 }
@@ -380,16 +382,17 @@ pub enum Closeness {
     Namespace,
     /// By a Service in front of it.
     Service,
-    /// Itself, by name or by labels.
+    /// Itself, by name, by labels or by its service account.
     Workload,
 }
 
 impl Targets {
     /// How closely these targets name a workload of the same namespace, by other means than a Service.
     #[must_use]
-    pub fn workload(&self, id: &WorkloadId, labels: &Labels) -> Option<Closeness> {
-        let by_labels = self.selector.as_ref().is_some_and(|selector| has_labels(labels, selector));
-        if by_labels || self.workloads.contains(&id.name) {
+    pub fn workload(&self, id: &WorkloadId, workload: &Workload) -> Option<Closeness> {
+        let by_labels = self.selector.as_ref().is_some_and(|selector| has_labels(&workload.labels, selector));
+        let by_name = workload.kind == WorkloadKind::External && self.workloads.contains(&id.name);
+        if by_labels || by_name || self.accounts.contains(&workload.account) {
             return Some(Closeness::Workload);
         }
         self.namespace.then_some(Closeness::Namespace)

@@ -44,13 +44,17 @@ fn one(target: &TargetRef, at: usize, namespace: &str, targets: &mut Targets, fi
         ("" | "core" | mesh_api::names::GROUP, "ExternalWorkload") => {
             targets.workloads.insert(target.name.as_str().into());
         }
+        ("" | "core", "ServiceAccount") => {
+            targets.accounts.insert(target.name.as_str().into());
+        }
         ("" | "core", "Namespace") if target.name == namespace => targets.namespace = true,
         ("" | "core", "Namespace") => {
             let message = format!("`{}` is another namespace than the policy's own, `{namespace}`", target.name);
             findings.refuse(format!("{field}.name"), Reason::RefNotPermitted, message);
         }
         (group, kind) => {
-            let message = format!("`{group}/{kind}` cannot be a target: Service, ExternalWorkload and Namespace can");
+            let known = "Service, ServiceAccount, ExternalWorkload and Namespace";
+            let message = format!("`{group}/{kind}` cannot be a target: {known} can");
             findings.refuse(format!("{field}.kind"), Reason::InvalidKind, message);
             targets.services.insert(target.name.as_str().into());
             targets.workloads.insert(target.name.as_str().into());

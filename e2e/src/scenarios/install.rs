@@ -3,12 +3,14 @@
 use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use mesh_api::names;
 
+use super::change;
 use crate::{
     bin,
     process::run,
-    suite::{Scenario, Scene},
+    suite::{READY, Scenario, Scene, eventually},
 };
 
 /// What must be done before the mesh's other scenarios,
@@ -19,11 +21,12 @@ pub const BEFORE: &[Scenario] =
     .within(240)];
 
 /// and after all of them.
-pub const AFTER: &[Scenario] =
-    &[Scenario::new("mesh-uninstall", "`meshctl uninstall` leaves nothing of the mesh in the cluster", |scene| {
-        Box::pin(uninstall(scene))
-    })
-    .within(180)];
+pub const AFTER: &[Scenario] = &[Scenario::new(
+    "mesh-uninstall",
+    "`meshctl uninstall` leaves nothing of the mesh in the cluster, and applications go on",
+    |scene| Box::pin(uninstall(scene)),
+)
+.within(180)];
 
 /// How long `meshctl` may take.
 const MESHCTL: Duration = Duration::from_secs(150);
@@ -74,8 +77,31 @@ async fn install(scene: Scene) -> Result<()> {
 }
 
 async fn uninstall(scene: Scene) -> Result<()> {
+    change::begin(&scene, 2).await?;
     meshctl(&scene, &["uninstall", "--yes"]).await?;
-    nothing_left(&scene).await
+    nothing_left(&scene).await?;
+    // Those that have sidecars go on with what these know.
+    change::end(&scene, 2).await?;
+    plain_again(&scene).await
+}
+
+/// Applications that are restarted have no sidecars, and reach each other.
+async fn plain_again(scene: &Scene) -> Result<()> {
+    scene.kubectl(&["rollout", "restart", "deployment/echo"]).await?;
+    scene.kubectl(&["rollout", "status", "deployment/echo", "--timeout=60s"]).await?;
+    scene.client("client").await?;
+    let gone = async || {
+        let selector = format!("{}={}", names::LABEL_INJECTED, names::INJECTED_VALUE);
+        let old = scene.server.pods(&scene.namespace, &selector).await?;
+        // The load has ended, and its pod is there as long as nobody deletes it.
+        let running = |pod: &&Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+        ensure!(!old.iter().any(|pod| running(&pod)), "pods have sidecars still");
+        Ok(())
+    };
+    eventually(READY, gone).await?;
+    let said = scene.programs("client", &["get", "-n", "20", "-fresh", "-url", "http://echo/", "-want", "200"]).await?;
+    ensure!(said.lines().filter(|line| line.starts_with("200 echo-")).count() == 20, "not the echo server:\n{said}");
+    Ok(())
 }
 
 /// Fails where anything of the mesh is in the cluster.

@@ -19,7 +19,8 @@ pub struct AuthorizationPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {
-    /// What it protects: a Service, an ExternalWorkload, a Namespace. None and no selector: its own namespace.
+    /// What it protects: a Service, a ServiceAccount, an ExternalWorkload, a Namespace. None and no selector: its own
+    /// namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_refs: Vec<TargetRef>,
     /// What it protects, by labels of workloads in its own namespace.
@@ -52,7 +53,7 @@ pub struct TargetRef {
     /// API group; empty for the core group.
     #[serde(default)]
     pub group: String,
-    /// `Service`, `ExternalWorkload` or `Namespace`.
+    /// `Service`, `ServiceAccount`, `ExternalWorkload` or `Namespace`.
     pub kind: String,
     /// Name.
     pub name: String,
@@ -160,7 +161,8 @@ pub struct TransportPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransportPolicySpec {
-    /// What it is for: a Service, an ExternalWorkload, a Namespace. None and no selector: its own namespace.
+    /// What it is for: a Service, a ServiceAccount, an ExternalWorkload, a Namespace. None and no selector: its own
+    /// namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_refs: Vec<TargetRef>,
     /// What it is for, by labels of workloads in its own namespace.

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::Client;
-use mesh_api::names::{CA_ACCOUNT, CONTROLLER_ACCOUNT, PORT_ADMIN, PORT_WEBHOOK, SYSTEM_NAMESPACE, WEBHOOK_SERVICE};
+use mesh_api::names::{
+    CA_ACCOUNT, CONTROLLER_ACCOUNT, PORT_ADMIN, PORT_CNI, PORT_WEBHOOK, SYSTEM_NAMESPACE, WEBHOOK_SERVICE,
+};
 use serde::de::DeserializeOwned;
 
 use super::api::{all, offset};
@@ -68,6 +70,7 @@ pub fn admin_port(pod: &Pod, part: &str) -> u16 {
     let usual = match part {
         CA_ACCOUNT => 15_411,
         CONTROLLER_ACCOUNT => 15_421,
+        AGENT => PORT_CNI,
         _ => PORT_ADMIN,
     };
     port(pod, "admin").unwrap_or(usual)

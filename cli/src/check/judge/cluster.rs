@@ -16,10 +16,6 @@ use crate::{
     cluster::Version,
 };
 
-/// Oldest Kubernetes on which the mesh is tried.
-pub const MINIMUM: Version = Version { major: 1, minor: 25 };
-/// First Kubernetes that has native sidecars without being asked.
-pub const NATIVE_SIDECARS: Version = Version { major: 1, minor: 29 };
 /// A clock that is further off than this is worth a look, in milliseconds.
 const SKEW_WARNING: i64 = 5_000;
 /// Certificates start this long before they are made: a clock that is late by more refuses new ones, in milliseconds.
@@ -48,18 +44,10 @@ fn unreached() -> Verdict {
 /// Is Kubernetes new enough?
 pub fn version(facts: &Facts) -> Verdict {
     let Ok(version) = facts.server.as_ref().map(|server| server.version) else { return unreached() };
-    if version < MINIMUM {
-        let hint = format!("upgrade the cluster to Kubernetes {NATIVE_SIDECARS} or later");
-        return Verdict::error(format!("Kubernetes {version} is older than {MINIMUM}, the oldest that works"), hint);
-    }
-    if version < NATIVE_SIDECARS {
-        return Verdict::warning(
-            format!("Kubernetes {version} has no native sidecars: a sidecar is a container like the others"),
-            format!(
-                "upgrade to {NATIVE_SIDECARS} or later; until then Jobs do not end by themselves, and containers may start \
-                 before their sidecar"
-            ),
-        );
+    let oldest = Version::OLDEST;
+    if version < oldest {
+        let hint = format!("upgrade the cluster to Kubernetes {oldest} or later");
+        return Verdict::error(format!("Kubernetes {version} is older than {oldest}, the oldest that works"), hint);
     }
     Verdict::ok(format!("Kubernetes {version}"))
 }

@@ -1,6 +1,6 @@
 //! The CNI plugin: does it run, and is it in force, on every node?
 
-use mesh_api::names::SYSTEM_NAMESPACE;
+use mesh_api::names::{LABEL_REPAIR, REPAIR_VALUE, SYSTEM_NAMESPACE};
 
 use super::known;
 use crate::check::{
@@ -32,7 +32,7 @@ pub fn daemon_set(facts: &Facts) -> Verdict {
     }
     let sets = known!(&facts.daemon_sets);
     let Some(set) = sets.iter().find(|set| set.metadata.name.as_deref() == Some(AGENT)) else {
-        let enabled = facts.inject.as_ref().is_ok_and(|inject| inject.cni);
+        let enabled = facts.inject.as_ref().is_ok_and(|settings| settings.config.cni);
         return match counted_on(facts) {
             0 if enabled => Verdict::error(
                 "new pods count on the CNI plugin, and it is not there: they will not start",
@@ -89,6 +89,12 @@ pub fn nodes(facts: &Facts) -> Verdict {
             (Some(Err(missing)), None) => lines.warning(format!("{node}: {}", missing.why), logs),
             (_, None) => {}
         }
+    }
+    for pod in facts.pods.iter().flatten().filter(|pod| pods::label(pod, LABEL_REPAIR) == Some(REPAIR_VALUE)) {
+        lines.error(
+            format!("{}: it was started without the plugin, and waits for its network", pods::name(pod)),
+            "delete the pod, so that it is made anew; or let the agent do that: cni.repair=delete",
+        );
     }
     for node in nodes {
         let name = node.metadata.name.as_deref().unwrap_or_default();

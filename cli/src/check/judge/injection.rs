@@ -146,7 +146,7 @@ pub fn excluded(facts: &Facts) -> Verdict {
 pub fn current(facts: &Facts) -> Verdict {
     let pods = known!(&facts.pods);
     let namespaces = known!(&facts.namespaces);
-    let inject = known!(&facts.inject);
+    let inject = &known!(&facts.inject).config;
     let judge = Judge::new(facts);
     let mut lines = Lines::new();
     let mut good = 0;
@@ -177,7 +177,7 @@ pub fn current(facts: &Facts) -> Verdict {
 pub fn admitted(facts: &Facts) -> Verdict {
     let namespaces = known!(&facts.namespaces);
     let cni = match (&facts.inject, &facts.daemon_sets) {
-        (Ok(inject), _) => inject.cni,
+        (Ok(settings), _) => settings.config.cni,
         (Err(_), Ok(sets)) => sets.iter().any(|set| set.metadata.name.as_deref() == Some(super::cni::AGENT)),
         (Err(missing), Err(_)) => return missing.verdict(),
     };

@@ -214,6 +214,26 @@ fn what_the_sidecar_of_a_pod_is_told() {
 }
 
 #[test]
+fn policies_for_a_service_account_hold_for_whatever_runs_as_it() {
+    let mut index = with("");
+    index.apply(&object(
+        "apiVersion: mesh.dev/v1alpha1\nkind: TransportPolicy\nmetadata: {name: t, namespace: shop}\n\
+         spec: {targetRefs: [{kind: ServiceAccount, name: web}], mode: Strict}",
+    ));
+    let mode = |index: &Index, name: &str| inbound(index, &workload_id("shop", name)).unwrap().default_port.transport;
+    assert_eq!(mode(&index, "web-7d4b9c-aaaaa"), Transport::Strict);
+    assert_eq!([mode(&index, "db-0"), mode(&index, "old")], [Transport::Permissive; 2]);
+    assert!(review(&index).is_empty());
+    index.apply(&object(
+        "apiVersion: mesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\n\
+         spec: {targetRefs: [{kind: ServiceAccount, name: nobody}, {kind: ExternalWorkload, name: db-0}], rules: []}",
+    ));
+    assert_eq!(review(&index).iter().filter(|problem| problem.reason == Reason::TargetNotFound).count(), 1);
+    let db = inbound(&index, &workload_id("shop", "db-0")).unwrap();
+    assert!(db.default_port.policies.is_empty(), "a Pod is no ExternalWorkload");
+}
+
+#[test]
 fn a_rolling_update_of_endpoints_marks_the_service_and_its_routes() {
     let mut index = with("");
     let route = route("r", "rules: [{backendRefs: [{name: db, port: 5432}]}]");

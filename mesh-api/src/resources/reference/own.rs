@@ -6,7 +6,7 @@ use super::{Field, fields};
 pub(super) const AUTHORIZATION_POLICY: &[Field] = fields! {
     "spec.targetRefs" "list" "none" "What it protects, at most 64. Neither this nor `selector`: its own namespace.";
     "spec.targetRefs[].group" "text" "empty" "API group; empty for the core group. An ExternalWorkload may be given with `mesh.dev` or without.";
-    "spec.targetRefs[].kind" "`Service`, `ExternalWorkload` or `Namespace`" "required" "Kind. A Namespace can only be the policy's own.";
+    "spec.targetRefs[].kind" "`Service`, `ServiceAccount`, `ExternalWorkload` or `Namespace`" "required" "Kind. A ServiceAccount stands for every workload that runs as it; a Namespace can only be the policy's own.";
     "spec.targetRefs[].name" "text" "required" "Name, in the policy's own namespace.";
     "spec.selector" "object" "none" "What it protects, by labels of workloads in its own namespace; not together with `targetRefs`.";
     "spec.selector.matchLabels" "map of text" "empty" "Labels that a workload has, all of them; none: every workload.";
@@ -40,7 +40,7 @@ pub(super) const AUTHORIZATION_POLICY: &[Field] = fields! {
 pub(super) const TRANSPORT_POLICY: &[Field] = fields! {
     "spec.targetRefs" "list" "none" "What it is for, at most 64. Neither this nor `selector`: its own namespace.";
     "spec.targetRefs[].group" "text" "empty" "API group; empty for the core group. An ExternalWorkload may be given with `mesh.dev` or without.";
-    "spec.targetRefs[].kind" "`Service`, `ExternalWorkload` or `Namespace`" "required" "Kind. A Namespace can only be the policy's own.";
+    "spec.targetRefs[].kind" "`Service`, `ServiceAccount`, `ExternalWorkload` or `Namespace`" "required" "Kind. A ServiceAccount stands for every workload that runs as it; a Namespace can only be the policy's own.";
     "spec.targetRefs[].name" "text" "required" "Name, in the policy's own namespace.";
     "spec.selector" "object" "none" "What it is for, by labels of workloads in its own namespace; not together with `targetRefs`.";
     "spec.selector.matchLabels" "map of text" "empty" "Labels that a workload has, all of them; none: every workload.";

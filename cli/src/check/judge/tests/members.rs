@@ -29,7 +29,7 @@ fn the_cni_plugin() {
         ),
         (
             "switched on and not there",
-            |f| f.inject.as_mut().unwrap().cni = true,
+            |f| f.inject.as_mut().unwrap().config.cni = true,
             "cni-daemonset",
             ERR,
             &["new pods count on the CNI plugin"],
@@ -50,6 +50,17 @@ fn the_cni_plugin() {
             "cni-nodes",
             ERR,
             &["node-1: no conflist", "do not start"],
+        ),
+        (
+            "a pod from before the plugin",
+            |f| {
+                agent(f);
+                let labels = f.pods.as_mut().unwrap()[0].metadata.labels.as_mut().unwrap();
+                labels.insert("mesh.dev/repair".into(), "needed".into());
+            },
+            "cni-nodes",
+            ERR,
+            &["shop/web-1", "delete the pod"],
         ),
         ("a node without an agent", |f| set(f, 1, 1), "cni-nodes", WARN, &["node-1 has no agent"]),
     ]);

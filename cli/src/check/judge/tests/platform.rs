@@ -21,7 +21,8 @@ fn the_cluster() {
     }
     hold(&[
         ("too old", |f| version(f, 20), "api-version", ERR, &["1.20", "upgrade"]),
-        ("no native sidecars", |f| version(f, 28), "api-version", WARN, &["native sidecars", "Jobs"]),
+        ("a little too old", |f| version(f, 28), "api-version", ERR, &["older than 1.29"]),
+        ("just new enough", |f| version(f, 29), "api-version", OK, &["1.29"]),
         (
             "this clock is off",
             |f| f.server.as_mut().unwrap().clock = Some(Clock { ahead_ms: 90_000, slack_ms: 500 }),
