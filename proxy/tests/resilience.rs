@@ -372,3 +372,15 @@ async fn an_application_that_leaves_before_its_sidecar_fails_nobody() {
     load.more(200).await;
     assert_eq!(load.end().await, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn most_applications_leaving_at_the_same_moment_fail_nobody() {
+    let (alive, _end) = polite().await;
+    let mut apps: Vec<SocketAddr> = (0..8).map(|_| free_port()).collect();
+    apps.push(alive);
+    let fleet = Fleet::start(&apps, Protocol::Http1).await;
+    // All are new to the client, and each of the first requests may meet several that are gone.
+    let load = Load::start(fleet.entry, &["GET", "POST", "GET", "POST"]);
+    load.more(100).await;
+    assert_eq!(load.end().await, Vec::<String>::new());
+}

@@ -1,7 +1,7 @@
 //! Outbound requests: normal form, route, endpoint, filters, send; once more where the first try cannot have been
 //! worked on.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use mesh_api::{model::Protocol, names, spiffe::SpiffeId};
@@ -23,6 +23,11 @@ use crate::{
 
 /// Endpoints tried for one request.
 const TRIES: usize = 3;
+/// The same while they cannot be reached, and say so at once: when a Deployment shrinks, most of those that are known go at
+/// the same moment. It costs nobody anything: what is not there does no work.
+const TRIES_GONE: usize = 10;
+/// How long a request may have taken for that.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// For requests without a deadline: the transports below have theirs.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
@@ -66,7 +71,7 @@ pub(super) async fn handle(
     };
     let trail = tracing_context::begin(&worker, &mut parts, |parts| normal.view(parts).host, String::new);
     forward.change_request(&mut parts.headers);
-    let attempt = Attempt { worker: &worker, backend, forward, caller: &caller, start };
+    let attempt = Attempt { worker: &worker, backend, forward, caller: &caller, start, tried: Cell::new(0) };
     let deadline = attempt.deadline();
     let mut waiting = Waiting { attempt: &attempt, trail, over: false };
     match attempt.run(parts, body, asked, deadline).await {
@@ -136,7 +141,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     fn over(&mut self, peer: Option<&SpiffeId>) -> Account {
         self.over = true;
-        let Attempt { worker, backend, forward, caller, start } = self.attempt;
+        let Attempt { worker, backend, forward, caller, start, .. } = self.attempt;
         let metrics = backend.metrics(worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer);
         Account { start: *start, trail: self.trail.take(), ..Account::begin(metrics) }
     }
@@ -179,9 +184,17 @@ struct Attempt<'a> {
     forward: Forward<'a>,
     caller: &'a Caller,
     start: Instant,
+    tried: Cell<usize>,
 }
 
 impl Attempt<'_> {
+    /// True where another endpoint may be tried after a failure of this kind.
+    fn may_go_on(&self, code: Code) -> bool {
+        let tried = self.tried.get();
+        let others = || TRIES_GONE.min(self.backend.balancer.borrow().ready());
+        tried < TRIES || code == Code::ConnectFailed && tried < others() && self.start.elapsed() < AT_ONCE
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let rule = self.forward.rule?;
         let limits = [rule.request_timeout, rule.backend_timeout];
@@ -214,13 +227,15 @@ impl Attempt<'_> {
             Err(failed) => failed,
         };
         let Some(parts) = spare else { return Err(failed.fault) };
-        for nth in 1..TRIES {
+        let mut first = true;
+        while self.may_go_on(failed.fault.code) {
             let retries = match failed.unprocessed {
                 true => &self.worker.retries,
                 // It may be this request that breaks connections: not more than once.
-                false if failed.lost && repeatable && nth == 1 => &self.worker.retries_lost,
+                false if failed.lost && repeatable && first => &self.worker.retries_lost,
                 false => break,
             };
+            first = false;
             let Some(body) = failed.body.take() else { break };
             retries.increment(1);
             failed = match self.once(parts.clone(), body, None, failed.endpoint, repeatable).await {
@@ -267,21 +282,23 @@ impl Attempt<'_> {
         repeatable: bool,
         mut excluded: Option<SocketAddr>,
     ) -> Result<(Ready, Pick<Upstream>), Fault> {
-        let mut last = Fault::new(Code::NoEndpoints, "the destination has no ready endpoint");
-        for tried in 0..TRIES {
-            let Some(pick) = self.choose(excluded) else { break };
-            if tried > 0 {
-                self.worker.retries.increment(1);
-            }
+        loop {
+            let Some(pick) = self.choose(excluded) else {
+                return Err(Fault::new(Code::NoEndpoints, "the destination has no ready endpoint"));
+            };
+            self.tried.update(|tried| tried + 1);
             match pick.payload().ready(version, repeatable).await {
                 Ok(ready) => return Ok((ready, pick)),
                 Err(error) => {
                     excluded = Some(pick.endpoint().address);
-                    last = self.failed(error, pick);
+                    let fault = self.failed(error, pick);
+                    if !self.may_go_on(fault.code) {
+                        return Err(fault);
+                    }
+                    self.worker.retries.increment(1);
                 }
             }
         }
-        Err(last)
     }
 
     fn choose(&self, excluded: Option<SocketAddr>) -> Option<Pick<Upstream>> {
