@@ -10,11 +10,15 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 
@@ -78,10 +82,17 @@ fn untar(archive: &Path, to: &Path) {
     assert!(done.success(), "{}", archive.display());
 }
 
-/// Does something in a network namespace of its own, whose loopback is up.
-fn alone<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
-    let within = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
+/// Does something in a network namespace of its own, whose loopback is up, with what every container runtime mounts.
+fn alone<T: Send + 'static>(root: &Root, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let mounts = ["dev", "proc"].map(|name| (Path::new("/").join(name), root.path().join(name)));
+    let within = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces need root");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        for (from, to) in &mounts {
+            fs::create_dir_all(to).unwrap();
+            mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        }
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
         act()
     });
@@ -165,7 +176,7 @@ fn runs(root: &Root, argument: &str) -> Output {
 
 /// The program of `image` looks a name up and connects, configured by `environment`.
 fn a_program_finds_others(image: &'static str, arguments: &'static [&str], environment: &'static [(&str, &str)]) {
-    let root = Root::new(image);
+    let root = Arc::new(Root::new(image));
     let output = runs(&root, "--version");
     assert!(output.status.success() && output.stdout.starts_with(b"mesh-"), "{output:?}");
     root.write("etc/hosts", "127.0.0.1 localhost\n");
@@ -184,7 +195,7 @@ fn a_program_finds_others(image: &'static str, arguments: &'static [&str], envir
     for folder in ["etc/mesh/manifests", "host/opt/cni/bin", "host/etc/cni/net.d"] {
         fs::create_dir_all(root.path().join(folder)).unwrap();
     }
-    alone(move || {
+    alone(&root.clone(), move || {
         name_server();
         let listener = TcpListener::bind(SocketAddr::from((SERVER, 6443))).unwrap();
         let mut command = root.command(environment);
@@ -220,8 +231,8 @@ fn the_agent_finds_others_by_name() {
 
 #[test]
 fn redirection_takes_nothing_but_the_program() {
-    let root = Root::new("proxy");
-    alone(move || {
+    let root = Arc::new(Root::new("proxy"));
+    alone(&root.clone(), move || {
         for (words, good) in [("apply", true), ("check", true), ("remove", true), ("check", false)] {
             let mut command = Command::new("chroot");
             command.arg(root.path()).args(["/mesh-proxy", "redirect", words]);
