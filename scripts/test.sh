@@ -45,5 +45,6 @@ part 'tests' "$CARGO" test --workspace --no-fail-fast
 part 'demo' target/debug/meshctl demo --check
 # What is in Go is built first, so that a scenario's time is its own.
 part 'cluster' target/debug/mesh-cluster build
+part 'tools' target/debug/mesh-cluster tools
 part 'scenarios' target/debug/mesh-e2e
 summary
