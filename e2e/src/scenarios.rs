@@ -8,6 +8,7 @@ pub mod families;
 pub mod identity;
 pub mod install;
 pub mod readme;
+pub mod requests;
 pub mod rights;
 pub mod shop;
 pub mod upgrade;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Scenario> {
         families::SCENARIOS,
         change::SCENARIOS,
         drain::SCENARIOS,
+        requests::SCENARIOS,
         cni::SCENARIOS,
         identity::SCENARIOS,
         upgrade::SCENARIOS,
