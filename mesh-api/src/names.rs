@@ -1,5 +1,9 @@
 //! Every label, annotation, header, port and metric prefix that the mesh owns, once. Floor 0: imports nothing.
 
+mod marks;
+
+pub use marks::{MARKS, Mark, OWN_MARKS};
+
 /// Group of the mesh's own resources.
 pub const GROUP: &str = "mesh.dev";
 /// Group and version of the mesh's own resources.
@@ -36,6 +40,12 @@ pub const TRUST_CONFIG_MAP: &str = "mesh-trust";
 pub const TRUST_KEY: &str = "roots.pem";
 /// Secret with roots and issuers in [`SYSTEM_NAMESPACE`]; the certificate authority makes it.
 pub const CA_SECRET: &str = "mesh-ca";
+
+/// Annotation of [`CA_SECRET`] by which a rotation is ordered: `issuer`, `root`, or `repair` after every root expired. The
+/// leader of the certificate authority takes it away when it is carried out or refused,
+pub const ANNOTATION_ROTATE: &str = "mesh.dev/rotate";
+/// and says here what came of it.
+pub const ANNOTATION_OUTCOME: &str = "mesh.dev/rotate-outcome";
 
 /// Label of a namespace or a pod, annotation of a pod: `enabled` or `disabled`. A pod's word beats its namespace's.
 pub const INJECT: &str = "mesh.dev/inject";

@@ -9,13 +9,17 @@ use std::{
     path::Path,
 };
 
-use mesh_api::resources::{
-    self, AppAddress, AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, BackendRef,
-    ExternalWorkload, ExternalWorkloadSpec, HeaderEdit, HeaderFilter, HttpPathMatch, HttpRoute, HttpRouteFilter,
-    HttpRouteMatch, HttpRouteRule, HttpRouteSpec, LabelSelector, Metadata, Namespace, OperationRule, ParentRef,
-    PathRule, PortMode, RouteTimeouts, Run, Service, ServicePort, ServiceSpec, SourceRule, TargetPort, TargetRef,
-    TransportMode, TransportPolicy, TransportPolicySpec, Upstream, ValueMatch, WorkloadPort,
-    reference::{Field, KINDS, METADATA, REQUIRED},
+use mesh_api::{
+    names::{MARKS, Mark, OWN_MARKS},
+    resources::{
+        self, AppAddress, AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
+        BackendRef, ExternalWorkload, ExternalWorkloadSpec, HeaderEdit, HeaderFilter, HttpPathMatch, HttpRoute,
+        HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, LabelSelector, Metadata, Namespace,
+        OperationRule, ParentRef, PathRule, PortMode, RouteTimeouts, Run, Service, ServicePort, ServiceSpec,
+        SourceRule, TargetPort, TargetRef, TransportMode, TransportPolicy, TransportPolicySpec, Upstream, ValueMatch,
+        WorkloadPort,
+        reference::{Field, KINDS, METADATA, REQUIRED},
+    },
 };
 use serde_json::Value;
 
@@ -53,6 +57,35 @@ fn reference_resources() {
         }
     }
     check("resources.md", &page);
+}
+
+#[test]
+fn reference_labels_and_annotations() {
+    let mut page = String::from(
+        "# Labels and annotations\n\nBy which users tell the mesh what they want. A wrong value of a Pod is refused when the \
+         Pod is made, with its name and what would be right, and `meshctl check-inject` explains the decision; one of a \
+         Service is reported by `meshctl check`. Annotations of a Pod stand in the template of its Deployment, \
+         StatefulSet, DaemonSet, Job or CronJob.\n\nMade from the code; `make docs` writes it anew.\n",
+    );
+    for (title, marks) in [("What users write", MARKS), ("What the mesh writes", OWN_MARKS)] {
+        write!(page, "\n## {title}\n\n| name | on | value | meaning |\n|---|---|---|---|\n").unwrap();
+        for Mark { name, on, value, meaning } in marks {
+            writeln!(page, "| `{name}` | {on} | {value} | {meaning} |").unwrap();
+        }
+    }
+    check("annotations.md", &page);
+}
+
+#[test]
+fn every_label_and_annotation_is_on_the_page() {
+    let source = include_str!("../src/names.rs");
+    let constants = source.lines().filter(|line| line.starts_with("pub const ") && line.contains("\"mesh.dev/"));
+    let named = constants.filter_map(|line| line.split('"').nth(1)).filter(|name| {
+        // A group with its version, and the controller's name in statuses.
+        !["mesh.dev/v1alpha1", mesh_api::names::CONTROLLER_NAME].contains(name)
+    });
+    let known: BTreeSet<&str> = MARKS.iter().chain(OWN_MARKS).map(|mark| mark.name).collect();
+    assert_eq!(named.collect::<BTreeSet<_>>(), known);
 }
 
 fn text() -> String {

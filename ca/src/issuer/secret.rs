@@ -28,11 +28,7 @@ use crate::{
     time::Time,
 };
 
-/// Annotation of the Secret by which a rotation is ordered: `issuer`, `root`, or `repair` after every root expired. The
-/// leader takes it away when it is carried out or refused,
-pub const ANNOTATION_ROTATE: &str = "mesh.dev/rotate";
-/// and says here what came of it.
-pub const ANNOTATION_OUTCOME: &str = "mesh.dev/rotate-outcome";
+pub use mesh_api::names::{ANNOTATION_OUTCOME, ANNOTATION_ROTATE};
 
 /// Name in `managedFields`.
 const MANAGER: &str = "mesh-ca";
