@@ -39,7 +39,8 @@ archives=()
 # Name of the image, and whom it runs as.
 while read -r name user; do
   program=mesh-$name
-  if readelf --program-headers "$binaries/$program" | grep -q INTERP; then
+  headers=$(readelf --program-headers "$binaries/$program")
+  if grep -q INTERP <<< "$headers"; then
     echo "images: $program is not static" >&2
     exit 1
   fi

@@ -1,5 +1,6 @@
 //! All scenarios of the suite on a cluster, in the order in which they are run. Floor 6: imports `suite`.
 
+pub mod absence;
 pub mod change;
 pub mod cluster;
 pub mod cni;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Scenario> {
         families::SCENARIOS,
         change::SCENARIOS,
         drain::SCENARIOS,
+        absence::SCENARIOS,
         requests::SCENARIOS,
         cni::SCENARIOS,
         identity::SCENARIOS,
