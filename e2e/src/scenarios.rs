@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod cni;
 pub mod drain;
 pub mod families;
+pub mod helm;
 pub mod identity;
 pub mod install;
 pub mod readme;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
         upgrade::SCENARIOS,
         rights::SCENARIOS,
         install::AFTER,
+        helm::SCENARIOS,
         readme::SCENARIOS,
     ]
     .concat()
