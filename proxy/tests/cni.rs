@@ -291,10 +291,22 @@ fn fails(output: &Output, code: u64, why: &str) {
     assert!(!output.status.success() && answer["code"] == code && told, "{} {answer}", output.status);
 }
 
+/// The pod's network is made as it was, and the runtime's log says why.
+#[track_caller]
+fn passes(output: &Output, configuration: &Value, why: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = said.contains(why) && said.contains("without redirection") && said.contains("shop/web-1");
+    assert!(output.status.success() && answered(output) == configuration["prevResult"], "{} {said}", output.status);
+    assert!(told, "{said}");
+}
+
 fn is_redirected(netns: &Netns) -> bool {
     let mut check = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"));
     check.args(["redirect", "check", "--proxy-uid=15400", "--skip-outbound-ports=25"]);
-    netns.run(move || check.output()).unwrap().status.success()
+    // As its init container does; by the status 1 the agent knows whom to start anew.
+    let status = netns.run(move || check.output()).unwrap().status;
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    status.success()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +376,7 @@ async fn a_pod_is_redirected_or_does_not_start() {
         let versions = answered(&node.call("VERSION", &netns, "", &json!({ "cniVersion": "1.1.0" })).await);
         assert!(versions["supportedVersions"].as_array().unwrap().contains(&json!("1.1.0")), "{versions}");
         stop(agent).await;
-        // Upgraded, not uninstalled: it stays closed.
+        // Upgraded, not uninstalled: the plugin stays for the next agent.
         assert_eq!(node.types("10-net.conflist"), ["bridge", "portmap", "mesh-cni"]);
     })
     .await
@@ -372,7 +384,7 @@ async fn a_pod_is_redirected_or_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_cluster_a_pod_waits_and_then_fails() {
+async fn without_the_cluster_a_pod_waits_and_then_starts_without_redirection() {
     timeout(LIMIT, async {
         let (api, node) = (Api::start().await, Node::new());
         node.write("10-net.conflist");
@@ -394,7 +406,12 @@ async fn without_the_cluster_a_pod_waits_and_then_fails() {
         eventually("it is ready", || node.page("/ready").starts_with("HTTP/1.1 200")).await;
         api.world.lock().unwrap().token = "another".into();
         eventually("it says so", || node.page("/ready").contains("401")).await;
-        fails(&node.call("ADD", &netns, "web-1", &configuration).await, 11, "401");
+        let unredirected = Netns::new();
+        let output = node.call("ADD", &unredirected, "web-1", &configuration).await;
+        passes(&output, &configuration, "401");
+        // A member does not start like that, by its own check; nor is it said to be fine.
+        assert!(!is_redirected(&unredirected));
+        fails(&node.call("CHECK", &unredirected, "web-1", &configuration).await, 11, "401");
         // The token is renewed, and is on the node at the latest with the next look.
         fs::write(node.path("account/token"), "another").unwrap();
         eventually("the token is on the node", || {
@@ -403,8 +420,38 @@ async fn without_the_cluster_a_pod_waits_and_then_fails() {
         .await;
         assert!(node.call("ADD", &netns, "web-1", &configuration).await.status.success());
         stop(agent).await;
+    })
+    .await
+    .unwrap();
+}
+
+/// The agent's pod is gone and does not come back, its files are there by half or not at all: every pod starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_was_left_behind_keeps_no_pod_from_starting() {
+    timeout(LIMIT, async {
+        let (api, node) = (Api::start().await, Node::new());
+        node.write("10-net.conflist");
+        let agent = node.agent(&api, &[]);
+        eventually("the plugin is there", || node.types("10-net.conflist").len() == 3).await;
+        let configuration = node.configuration();
+        stop(agent).await;
+        // Nobody answers any more: what is asked stays without an answer.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let kubeconfig = node.path("conf/mesh-cni.d/kubeconfig");
+        let text = fs::read_to_string(&kubeconfig).unwrap();
+        let [was, is] = [api.address, silent.local_addr().unwrap()].map(|address| format!(":{}", address.port()));
+        assert!(text.contains(&was), "{text}");
+        fs::write(&kubeconfig, text.replace(&was, &is)).unwrap();
+        let (one, other) = (Netns::new(), Netns::new());
+        let began = std::time::Instant::now();
+        passes(&node.call("ADD", &one, "web-1", &configuration).await, &configuration, "did not answer in time");
+        assert!(began.elapsed() < Duration::from_secs(15), "a runtime is patient for longer: {:?}", began.elapsed());
         fs::remove_dir_all(node.path("conf/mesh-cni.d")).unwrap();
-        fails(&node.call("STATUS", &netns, "", &configuration).await, 50, "the agent on this node");
+        passes(&node.call("ADD", &other, "web-1", &configuration).await, &configuration, "kubeconfig");
+        assert!(!is_redirected(&one) && !is_redirected(&other));
+        // Else the runtime would take the node's network for broken.
+        assert!(node.call("STATUS", &other, "", &configuration).await.status.success());
+        assert!(node.call("DEL", &other, "web-1", &configuration).await.status.success());
     })
     .await
     .unwrap();
