@@ -9,7 +9,7 @@ use crate::{
     chart::{MESH, object::Key},
     cluster::ClusterArgs,
     io::{Format, Out, Tone},
-    release::{Site, ask, record::Record, remove, rights},
+    release::{Site, ask, record::Record, remove},
 };
 
 /// Arguments of `meshctl prune`.
@@ -26,6 +26,9 @@ pub struct Args {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// Go on where the CNI plugin stays on nodes whose agents cannot take it away.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -36,6 +39,10 @@ pub struct Args {
 /// Where no mesh is installed, a right is missing, nobody can be asked, or something does not go.
 pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     let site = Site::connect(&args.cluster).await?;
+    prune(&site, &args, &mut out).await
+}
+
+async fn prune(site: &Site, args: &Args, out: &mut Out) -> anyhow::Result<ExitCode> {
     site.require_not_helms("helm upgrade").await?;
     let record = Record::load(&site.objects).await?;
     let record = record.context("no mesh is installed here; to remove what is left of one: meshctl uninstall")?;
@@ -61,11 +68,11 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    rights::require(&site, left.iter(), &["get", "delete"]).await?;
+    remove::permitted(site, &left, args.force).await?;
     if !args.yes && !ask::go_on(&format!("Remove these {} objects?", left.len()))? {
         out.line("nothing was removed")?;
         return Ok(ExitCode::FAILURE);
     }
-    remove::all(&site, &left, &mut out).await?;
+    remove::all(site, &left, args.force, out).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -46,6 +46,9 @@ pub struct Args {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// Go on where the CNI plugin, which is not wanted any more, stays on nodes whose agents cannot take it away.
+    #[arg(long)]
+    force: bool,
     /// Leave the kinds of mesh.dev out: somebody else applies them.
     #[arg(long)]
     skip_crds: bool,
@@ -88,6 +91,8 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
+    let going = changes.iter().filter(|change| change.action == Action::Removed).map(|change| change.key.clone());
+    remove::permitted(&site, &going.collect::<Vec<_>>(), args.force).await?;
     if !args.yes && !ask::go_on("Go on?")? {
         out.line("nothing was changed")?;
         return Ok(ExitCode::FAILURE);
@@ -104,7 +109,7 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     if let Err(error) = finish(&site, &mut record, &args.wait, &mut out).await {
         anyhow::bail!("{error:#}{}", way_back(&record));
     }
-    prune(&site, &gone, &mut out).await?;
+    prune(&site, &gone, args.force, &mut out).await?;
     put::all(&site, &last).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
     out.line(
@@ -180,14 +185,14 @@ fn runs(gone: &[Key]) -> bool {
     gone.iter().any(|key| order::step(key) == order::Step::Programs)
 }
 
-async fn prune(site: &Site, gone: &[Key], out: &mut Out) -> anyhow::Result<()> {
+async fn prune(site: &Site, gone: &[Key], force: bool, out: &mut Out) -> anyhow::Result<()> {
     let mut present = Vec::new();
     for key in gone {
         if site.objects.get(key).await?.is_some() {
             present.push(key.clone());
         }
     }
-    remove::all(site, &present, out).await
+    remove::all(site, &present, force, out).await
 }
 
 #[cfg(test)]

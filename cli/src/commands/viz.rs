@@ -171,7 +171,7 @@ async fn uninstall(args: UninstallArgs, mut out: Out) -> anyhow::Result<ExitCode
         out.line("nothing was removed")?;
         return Ok(ExitCode::FAILURE);
     }
-    remove::all(&site, &keys, &mut out).await?;
+    remove::all(&site, &keys, false, &mut out).await?;
     out.toned(Tone::Good, "mesh-viz is gone")?;
     Ok(ExitCode::SUCCESS)
 }
