@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::Value;
 
-use super::install::{WaitArgs, finish};
+use super::install::{WaitArgs, finish, same_trust_domain};
 use crate::{
-    chart::{Chart, ChartError, MESH, Object, object::Key, values},
+    chart::{Chart, MESH, Object, object::Key, values},
     cluster::ClusterArgs,
     io::{Format, Out, Tone},
     release::{
@@ -152,19 +152,6 @@ fn goal(args: &Args, before: &Record, given: &Value) -> anyhow::Result<Goal> {
     Ok(Goal { wanted, version: VERSION.to_owned(), values })
 }
 
-/// Fails where members would get names of another domain: those of now would not know them.
-fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
-    let chart = Chart::carried(MESH)?;
-    let of = |values: &Value| Ok::<_, ChartError>(chart.values(values)?["trustDomain"].clone());
-    let (before, after) = (of(before)?, of(after)?);
-    anyhow::ensure!(
-        before == after,
-        "trustDomain is {before} and cannot become {after}: every identity would change at once; \
-         that takes `meshctl uninstall` and `meshctl install`"
-    );
-    Ok(())
-}
-
 /// True where version `left` came out before `right`.
 fn is_older(left: &str, right: &str) -> bool {
     let numbers = |version: &str| {
@@ -197,18 +184,7 @@ async fn prune(site: &Site, gone: &[Key], force: bool, out: &mut Out) -> anyhow:
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn a_trust_domain_stays() {
-        let (none, own, other) =
-            (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
-        assert!(same_trust_domain(&none, &json!({ "trustDomain": "cluster.local" })).is_ok());
-        assert!(same_trust_domain(&own, &own).is_ok());
-        assert!(same_trust_domain(&own, &other).unwrap_err().to_string().contains("cannot become"));
-    }
 
     #[test]
     fn versions_are_compared_as_numbers() {
