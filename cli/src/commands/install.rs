@@ -106,20 +106,29 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     record.save(&site.objects).await?;
     let count = put::all(&site, &wanted.objects).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    finish(&site, &mut record, &args.wait, &mut out).await?;
+    stands(&site, &record, &args.wait, &mut out).await?;
+    done(&site, &mut record).await?;
     next_steps(args.wait.wait, &mut out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits, and writes down that it is done.
+/// Waits until everything of a release stands, where that is wanted.
 ///
 /// # Errors
 /// What does not stand in time.
-pub async fn finish(site: &Site, record: &mut Record, wait: &WaitArgs, out: &mut Out) -> anyhow::Result<()> {
+pub async fn stands(site: &Site, record: &Record, wait: &WaitArgs, out: &mut Out) -> anyhow::Result<()> {
     if wait.wait {
         let limit = Duration::from_secs(wait.timeout);
         wait::until_ready(site, &record.current.inventory, limit, out).await?;
     }
+    Ok(())
+}
+
+/// Writes down that a release is done.
+///
+/// # Errors
+/// Where the cluster does not take it.
+pub async fn done(site: &Site, record: &mut Record) -> anyhow::Result<()> {
     record.current.state = State::Done;
     record.save(&site.objects).await
 }

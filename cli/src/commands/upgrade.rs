@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::Value;
 
-use super::install::{WaitArgs, finish, same_trust_domain};
+use super::install::{WaitArgs, done, same_trust_domain, stands};
 use crate::{
     chart::{Chart, MESH, Object, object::Key, values},
     cluster::ClusterArgs,
@@ -106,11 +106,14 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
         goal.wanted.objects.into_iter().partition(|object| object.key.kind == "Namespace" && runs(&gone));
     let count = put::all(&site, &first).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    if let Err(error) = finish(&site, &mut record, &args.wait, &mut out).await {
+    if let Err(error) = stands(&site, &record, &args.wait, &mut out).await {
         anyhow::bail!("{error:#}{}", way_back(&record));
     }
     prune(&site, &gone, args.force, &mut out).await?;
     put::all(&site, &last).await?;
+    // What was left of releases before, done or not, is gone.
+    record.current.leftovers.clear();
+    done(&site, &mut record).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
     out.line(
         "\nnext:\n  meshctl check                               is everything as it should be?\n  \
