@@ -2,7 +2,7 @@
 //! of pods to sockets of this machine.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -50,6 +50,8 @@ pub(crate) struct Asked {
 #[derive(Default)]
 struct State {
     replies: HashMap<(Method, String), Reply>,
+    /// Before `replies`, each once.
+    turns: HashMap<(Method, String), VecDeque<Reply>>,
     lists: Option<Reply>,
     /// What the user may not do, by verb and resource; where it is said at all.
     forbidden: Option<Vec<(String, String)>>,
@@ -104,6 +106,12 @@ impl Fake {
     /// Answers this to that.
     pub(crate) fn reply(&self, method: Method, path: &str, status: u16, value: Value) {
         self.state.lock().unwrap().replies.insert((method, path.to_owned()), Reply::Json(status, value));
+    }
+
+    /// Answers these to that, one after another, and then as before.
+    pub(crate) fn in_turn(&self, method: Method, path: &str, values: Vec<(u16, Value)>) {
+        let turns = values.into_iter().map(|(status, value)| Reply::Json(status, value)).collect();
+        self.state.lock().unwrap().turns.insert((method, path.to_owned()), turns);
     }
 
     /// An object that is there until it is deleted.
@@ -234,7 +242,8 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
         let mut state = state.lock().unwrap();
         state.asked.push(Asked { method: method.clone(), path: path.clone(), query, body: body.clone() });
         let to = (method.clone(), path);
-        let reply = state.replies.get(&to).cloned();
+        let turn = state.turns.get_mut(&to).and_then(VecDeque::pop_front);
+        let reply = turn.or_else(|| state.replies.get(&to).cloned());
         if method == Method::DELETE && matches!(reply, Some(Reply::Json(200, _))) {
             let gone = Reply::Json(404, self::status(404, "NotFound", "no such thing"));
             state.replies.insert((Method::GET, to.1.clone()), gone);
