@@ -6,122 +6,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 
 use std::{
-    collections::BTreeMap,
-    convert::Infallible,
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::PathBuf,
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{
-    ServerConfig,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-};
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    process::Child,
-    time::timeout,
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::{process::Child, time::timeout};
 
-use self::netns::Netns;
+use self::{api::Api, netns::Netns};
 
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/netns.rs"]
 mod netns;
 
 /// A test takes at most this long.
 const LIMIT: Duration = Duration::from_secs(120);
-const TOKEN: &str = "the-token-of-the-agent";
-const FLAGS: &str = r#"{"version":"0.1.0","cni":true,"redirect":["--proxy-uid=15400","--skip-outbound-ports=25"]}"#;
-
-/// The cluster: its pods, and what was done to them.
-#[derive(Default)]
-struct World {
-    pods: BTreeMap<String, Value>,
-    deleted: Vec<Value>,
-    labelled: Vec<Value>,
-    asked: usize,
-    /// Questions for one pod.
-    asked_for_one: usize,
-    token: String,
-}
-
-/// A cluster's API. Dropped, its address is free.
-struct Api {
-    world: Arc<Mutex<World>>,
-    address: SocketAddr,
-    roots: String,
-}
-
-impl Api {
-    async fn start() -> Self {
-        let world = Arc::new(Mutex::new(World { token: TOKEN.into(), ..World::default() }));
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.subject_alt_names = vec![rcgen::SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
-        let certificate = params.self_signed(&key).unwrap();
-        let roots = certificate.pem();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        let (acceptor, listener) =
-            (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let address = listener.local_addr().unwrap();
-        let served = Arc::clone(&world);
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&served)));
-            }
-        });
-        Self { world, address, roots }
-    }
-
-    fn pod(&self, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut pod = json!({
-            "metadata": {
-                "namespace": namespace,
-                "name": name,
-                "uid": format!("uid-of-{name}"),
-                "labels": { "mesh.dev/injected": "true" },
-                "annotations": { "mesh.dev/injection": FLAGS },
-                "ownerReferences": [{ "controller": true }],
-            },
-            "status": { "phase": "Pending" },
-        });
-        change(&mut pod);
-        self.world.lock().unwrap().pods.insert(format!("/api/v1/namespaces/{namespace}/pods/{name}"), pod);
-    }
-
-    /// A service account, as it is mounted.
-    fn account(&self, folder: &Path) -> PathBuf {
-        let account = folder.join("account");
-        fs::create_dir_all(&account).unwrap();
-        fs::write(account.join("ca.crt"), &self.roots).unwrap();
-        fs::write(account.join("token"), TOKEN).unwrap();
-        account
-    }
-
-    async fn until(&self, what: &str, done: impl Fn(&World) -> bool) {
-        eventually(what, || done(&self.world.lock().unwrap())).await;
-    }
-}
 
 async fn eventually(what: &str, done: impl Fn() -> bool) {
     for _ in 0..600 {
@@ -131,54 +35,6 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("not in time: {what}");
-}
-
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, world: Arc<Mutex<World>>) {
-    let Ok(stream) = acceptor.accept(stream).await else { return };
-    let service = service_fn(move |request| answer(request, Arc::clone(&world)));
-    // A client that goes away is its own business.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-}
-
-async fn answer(request: Request<Incoming>, world: Arc<Mutex<World>>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    let sent = || -> Value { serde_json::from_slice(&body).unwrap_or_default() };
-    let mut world = world.lock().unwrap();
-    world.asked += 1;
-    let bearer = head.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let query = head.uri.query().unwrap_or_default().to_owned();
-    let (status, value) = if bearer != format!("Bearer {}", world.token) {
-        (StatusCode::UNAUTHORIZED, json!({ "message": "who is that" }))
-    } else if head.uri.path() == "/api/v1/pods" && query.contains("watch=true") {
-        // Too old: the list is to be read anew.
-        (StatusCode::OK, json!({ "type": "ERROR", "object": { "code": 410 } }))
-    } else if head.uri.path() == "/api/v1/pods" {
-        assert!(query.starts_with("fieldSelector=spec.nodeName%3Dnode-1&labelSelector=mesh.dev%2Finjected%3Dtrue"));
-        let items: Vec<&Value> = world.pods.values().collect();
-        (StatusCode::OK, json!({ "metadata": { "resourceVersion": "7" }, "items": items }))
-    } else {
-        world.asked_for_one += 1;
-        match (head.method, world.pods.get(head.uri.path()).cloned()) {
-            (_, None) => (StatusCode::NOT_FOUND, json!({ "message": "no such pod" })),
-            (Method::DELETE, Some(pod)) => {
-                assert_eq!(sent()["preconditions"]["uid"], pod["metadata"]["uid"]);
-                world.pods.remove(head.uri.path());
-                world.deleted.push(pod.clone());
-                (StatusCode::OK, pod)
-            }
-            (Method::PATCH, Some(mut pod)) => {
-                pod["metadata"]["labels"]["mesh.dev/repair"] = sent()["metadata"]["labels"]["mesh.dev/repair"].clone();
-                world.pods.insert(head.uri.path().to_owned(), pod.clone());
-                world.labelled.push(pod.clone());
-                (StatusCode::OK, pod)
-            }
-            (_, Some(pod)) => (StatusCode::OK, pod),
-        }
-    };
-    let mut response = Response::new(Full::from(format!("{value}\n")));
-    *response.status_mut() = status;
-    Ok(response)
 }
 
 /// A node's folders.
@@ -291,10 +147,22 @@ fn fails(output: &Output, code: u64, why: &str) {
     assert!(!output.status.success() && answer["code"] == code && told, "{} {answer}", output.status);
 }
 
+/// The pod's network is made as it was, and the runtime's log says why.
+#[track_caller]
+fn passes(output: &Output, configuration: &Value, why: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = said.contains(why) && said.contains("without redirection") && said.contains("shop/web-1");
+    assert!(output.status.success() && answered(output) == configuration["prevResult"], "{} {said}", output.status);
+    assert!(told, "{said}");
+}
+
 fn is_redirected(netns: &Netns) -> bool {
     let mut check = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"));
     check.args(["redirect", "check", "--proxy-uid=15400", "--skip-outbound-ports=25"]);
-    netns.run(move || check.output()).unwrap().status.success()
+    // As its init container does; by the status 1 the agent knows whom to start anew.
+    let status = netns.run(move || check.output()).unwrap().status;
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    status.success()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +232,7 @@ async fn a_pod_is_redirected_or_does_not_start() {
         let versions = answered(&node.call("VERSION", &netns, "", &json!({ "cniVersion": "1.1.0" })).await);
         assert!(versions["supportedVersions"].as_array().unwrap().contains(&json!("1.1.0")), "{versions}");
         stop(agent).await;
-        // Upgraded, not uninstalled: it stays closed.
+        // Upgraded, not uninstalled: the plugin stays for the next agent.
         assert_eq!(node.types("10-net.conflist"), ["bridge", "portmap", "mesh-cni"]);
     })
     .await
@@ -372,7 +240,7 @@ async fn a_pod_is_redirected_or_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_cluster_a_pod_waits_and_then_fails() {
+async fn without_the_cluster_a_pod_waits_and_then_starts_without_redirection() {
     timeout(LIMIT, async {
         let (api, node) = (Api::start().await, Node::new());
         node.write("10-net.conflist");
@@ -394,7 +262,12 @@ async fn without_the_cluster_a_pod_waits_and_then_fails() {
         eventually("it is ready", || node.page("/ready").starts_with("HTTP/1.1 200")).await;
         api.world.lock().unwrap().token = "another".into();
         eventually("it says so", || node.page("/ready").contains("401")).await;
-        fails(&node.call("ADD", &netns, "web-1", &configuration).await, 11, "401");
+        let unredirected = Netns::new();
+        let output = node.call("ADD", &unredirected, "web-1", &configuration).await;
+        passes(&output, &configuration, "401");
+        // A member does not start like that, by its own check; nor is it said to be fine.
+        assert!(!is_redirected(&unredirected));
+        fails(&node.call("CHECK", &unredirected, "web-1", &configuration).await, 11, "401");
         // The token is renewed, and is on the node at the latest with the next look.
         fs::write(node.path("account/token"), "another").unwrap();
         eventually("the token is on the node", || {
@@ -403,8 +276,38 @@ async fn without_the_cluster_a_pod_waits_and_then_fails() {
         .await;
         assert!(node.call("ADD", &netns, "web-1", &configuration).await.status.success());
         stop(agent).await;
+    })
+    .await
+    .unwrap();
+}
+
+/// The agent's pod is gone and does not come back, its files are there by half or not at all: every pod starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_was_left_behind_keeps_no_pod_from_starting() {
+    timeout(LIMIT, async {
+        let (api, node) = (Api::start().await, Node::new());
+        node.write("10-net.conflist");
+        let agent = node.agent(&api, &[]);
+        eventually("the plugin is there", || node.types("10-net.conflist").len() == 3).await;
+        let configuration = node.configuration();
+        stop(agent).await;
+        // Nobody answers any more: what is asked stays without an answer.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let kubeconfig = node.path("conf/mesh-cni.d/kubeconfig");
+        let text = fs::read_to_string(&kubeconfig).unwrap();
+        let [was, is] = [api.address, silent.local_addr().unwrap()].map(|address| format!(":{}", address.port()));
+        assert!(text.contains(&was), "{text}");
+        fs::write(&kubeconfig, text.replace(&was, &is)).unwrap();
+        let (one, other) = (Netns::new(), Netns::new());
+        let began = std::time::Instant::now();
+        passes(&node.call("ADD", &one, "web-1", &configuration).await, &configuration, "did not answer in time");
+        assert!(began.elapsed() < Duration::from_secs(15), "a runtime is patient for longer: {:?}", began.elapsed());
         fs::remove_dir_all(node.path("conf/mesh-cni.d")).unwrap();
-        fails(&node.call("STATUS", &netns, "", &configuration).await, 50, "the agent on this node");
+        passes(&node.call("ADD", &other, "web-1", &configuration).await, &configuration, "kubeconfig");
+        assert!(!is_redirected(&one) && !is_redirected(&other));
+        // Else the runtime would take the node's network for broken.
+        assert!(node.call("STATUS", &other, "", &configuration).await.status.success());
+        assert!(node.call("DEL", &other, "web-1", &configuration).await.status.success());
     })
     .await
     .unwrap();

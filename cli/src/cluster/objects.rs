@@ -255,17 +255,24 @@ impl Objects {
 
 async fn search(api: Api<DynamicObject>, resource: ApiResource, selector: String) -> Result<Vec<Found>, RequestError> {
     let what = format!("listing {} of {}", resource.kind, resource.api_version);
-    let page = answer(&what, api.list_metadata(&ListParams::default().labels(&selector).limit(PAGE))).await?;
-    let found = page.items.into_iter().map(|object| Found {
-        owned: object.metadata.owner_references.is_some_and(|owners| !owners.is_empty()),
-        key: Key {
-            api_version: resource.api_version.clone(),
-            kind: resource.kind.clone(),
-            namespace: object.metadata.namespace.unwrap_or_default(),
-            name: object.metadata.name.unwrap_or_default(),
-        },
-    });
-    Ok(found.collect())
+    let mut params = ListParams::default().labels(&selector).limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = answer(&what, api.list_metadata(&params)).await?;
+        found.extend(page.items.into_iter().map(|object| Found {
+            owned: object.metadata.owner_references.is_some_and(|owners| !owners.is_empty()),
+            key: Key {
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+                namespace: object.metadata.namespace.unwrap_or_default(),
+                name: object.metadata.name.unwrap_or_default(),
+            },
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// The object as JSON; lists leave out of what kind it is.
@@ -276,4 +283,31 @@ fn whole(object: &DynamicObject, key: &Key) -> Value {
         fields.insert("kind".to_owned(), Value::from(key.kind.clone()));
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::*;
+    use crate::query::fake::Fake;
+
+    #[tokio::test]
+    async fn a_search_by_label_reads_every_page() {
+        let fake = Fake::start().await;
+        fake.serve(&[("v1", "ConfigMap", "configmaps", true)]);
+        let page = |name: &str, token: &str| {
+            let item = json!({ "metadata": { "name": name, "namespace": "shop" } });
+            (200, json!({ "metadata": { "continue": token }, "items": [item] }))
+        };
+        fake.in_turn(Method::GET, "/api/v1/configmaps", vec![page("a", "t1"), page("b", "t2"), page("c", "")]);
+        let (found, refused) = Objects::new(&fake.cluster()).labelled("mesh.dev/chart=mesh").await.unwrap();
+        let names: Vec<&str> = found.iter().map(|found| found.key.name.as_str()).collect();
+        assert!(names == ["a", "b", "c"] && refused.is_empty(), "{names:?} {refused:?}");
+        let lists = fake.asked().into_iter().filter(|asked| asked.path == "/api/v1/configmaps");
+        let queries: Vec<String> = lists.map(|asked| asked.query).collect();
+        assert!(queries.len() == 3 && queries.iter().all(|query| query.contains("labelSelector=")), "{queries:?}");
+        assert!(queries[1].contains("continue=t1") && queries[2].contains("continue=t2"), "{queries:?}");
+    }
 }

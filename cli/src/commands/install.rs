@@ -3,10 +3,11 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use mesh_api::names;
 use serde_json::{Value, json};
 
 use crate::{
-    chart::{Chart, MESH, MESH_CRDS, Object, object::Key},
+    chart::{Chart, ChartError, MESH, MESH_CRDS, Object, object::Key},
     cluster::ClusterArgs,
     io::{Out, Tone},
     release::{
@@ -84,6 +85,9 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     site.require_not_helms("helm upgrade").await?;
     let before = Record::load(&site.objects).await?;
     let given = permitted(before.as_ref(), &args.values, given)?;
+    if let Some(before) = &before {
+        require_domain(&site, &before.current.values, &given).await?;
+    }
     let wanted = Wanted::rendered(&given, false, !args.skip_crds)?;
     require_kinds(&site, args.skip_crds).await?;
     let keys = wanted.kinds.iter().chain(&wanted.objects).map(|object| &object.key);
@@ -102,20 +106,29 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     record.save(&site.objects).await?;
     let count = put::all(&site, &wanted.objects).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    finish(&site, &mut record, &args.wait, &mut out).await?;
+    stands(&site, &record, &args.wait, &mut out).await?;
+    done(&site, &mut record).await?;
     next_steps(args.wait.wait, &mut out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits, and writes down that it is done.
+/// Waits until everything of a release stands, where that is wanted.
 ///
 /// # Errors
 /// What does not stand in time.
-pub async fn finish(site: &Site, record: &mut Record, wait: &WaitArgs, out: &mut Out) -> anyhow::Result<()> {
+pub async fn stands(site: &Site, record: &Record, wait: &WaitArgs, out: &mut Out) -> anyhow::Result<()> {
     if wait.wait {
         let limit = Duration::from_secs(wait.timeout);
         wait::until_ready(site, &record.current.inventory, limit, out).await?;
     }
+    Ok(())
+}
+
+/// Writes down that a release is done.
+///
+/// # Errors
+/// Where the cluster does not take it.
+pub async fn done(site: &Site, record: &mut Record) -> anyhow::Result<()> {
     record.current.state = State::Done;
     record.save(&site.objects).await
 }
@@ -155,6 +168,35 @@ fn permitted(before: Option<&Record>, args: &ValueArgs, given: Value) -> anyhow:
     Ok(current.values.clone())
 }
 
+/// Fails where members would get names of another domain: those of now would not know them.
+///
+/// # Errors
+/// Both domains, and what it would take.
+pub fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
+    let chart = Chart::carried(MESH)?;
+    let of = |values: &Value| Ok::<_, ChartError>(chart.values(values)?["trustDomain"].clone());
+    let (before, after) = (of(before)?, of(after)?);
+    anyhow::ensure!(
+        before == after,
+        "trustDomain is {before} and cannot become {after}: every identity would change at once; \
+         that takes `meshctl uninstall` and `meshctl install`"
+    );
+    Ok(())
+}
+
+/// Fails where a try before has made roots of another trust domain: the certificate authority would not start with them.
+async fn require_domain(site: &Site, before: &Value, after: &Value) -> anyhow::Result<()> {
+    let Err(other) = same_trust_domain(before, after) else { return Ok(()) };
+    let (namespace, name) = (names::SYSTEM_NAMESPACE.to_owned(), names::CA_SECRET.to_owned());
+    let secret = Key { api_version: "v1".to_owned(), kind: "Secret".to_owned(), namespace, name };
+    match site.objects.get(&secret).await {
+        Ok(None) => Ok(()),
+        // Who may not look cannot know that it is not there.
+        Err(error) if error.code != 403 => Err(error.into()),
+        Ok(Some(_)) | Err(_) => Err(other.context(format!("{secret} has the roots of the first try to install"))),
+    }
+}
+
 /// Fails where the kinds are left out and are not there.
 async fn require_kinds(site: &Site, skipped: bool) -> anyhow::Result<()> {
     if !skipped {
@@ -172,7 +214,7 @@ async fn require_namespace(site: &Site, namespaces: &[Object]) -> anyhow::Result
     if !namespaces.is_empty() {
         return Ok(());
     }
-    let name = mesh_api::names::SYSTEM_NAMESPACE;
+    let name = names::SYSTEM_NAMESPACE;
     let key = Key {
         api_version: "v1".to_owned(),
         kind: "Namespace".to_owned(),
@@ -199,7 +241,10 @@ fn next_steps(waited: bool, out: &mut Out) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
+    use crate::query::fake::{self, Fake};
 
     fn record(version: &str, state: State, values: Value) -> Record {
         let wanted = Wanted { kinds: Vec::new(), objects: Vec::new() };
@@ -225,5 +270,37 @@ mod tests {
         assert_eq!(permitted(Some(&failed), &some, three.clone()).unwrap(), three, "a failed try may be mended");
         let other = permitted(Some(&record("0.0.9", State::Done, bare.clone())), &none, bare);
         assert!(other.unwrap_err().to_string().contains("mesh 0.0.9 is installed"));
+    }
+
+    #[test]
+    fn a_trust_domain_stays() {
+        let (none, own, other) =
+            (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
+        assert!(same_trust_domain(&none, &json!({ "trustDomain": "cluster.local" })).is_ok());
+        assert!(same_trust_domain(&own, &own).is_ok());
+        assert!(same_trust_domain(&own, &other).unwrap_err().to_string().contains("cannot become"));
+    }
+
+    #[tokio::test]
+    async fn a_failed_try_keeps_its_trust_domain_once_there_are_roots() {
+        let fake = Fake::start().await;
+        fake.serve(&[("v1", "Secret", "secrets", true)]);
+        let cluster = fake.cluster();
+        let objects = crate::cluster::objects::Objects::new(&cluster);
+        let site = Site { cluster, objects };
+        let (first, second) = (json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
+        let path = "/api/v1/namespaces/mesh-system/secrets/mesh-ca";
+        fake.reply(Method::GET, path, 404, fake::status(404, "NotFound", "no such thing"));
+        require_domain(&site, &first, &second).await.unwrap();
+        for (code, reason) in [(200, ""), (403, "Forbidden")] {
+            let secret = json!({ "metadata": { "name": "mesh-ca" } });
+            let reply = if code == 200 { secret } else { fake::status(code, reason, "you may not") };
+            fake.reply(Method::GET, path, code, reply);
+            let error = format!("{:#}", require_domain(&site, &first, &second).await.unwrap_err());
+            assert!(error.contains("Secret mesh-system/mesh-ca") && error.contains("`meshctl uninstall`"), "{error}");
+            require_domain(&site, &first, &first).await.unwrap();
+        }
+        fake.reply(Method::GET, path, 500, fake::status(500, "InternalError", "broken"));
+        assert!(require_domain(&site, &first, &second).await.is_err());
     }
 }

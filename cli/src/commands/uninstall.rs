@@ -10,7 +10,6 @@ use crate::{
         Site, ask,
         record::Record,
         remove::{self, Remains},
-        rights,
     },
 };
 
@@ -37,6 +36,9 @@ pub struct Args {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// Go on where the CNI plugin stays on nodes whose agents cannot take it away.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -44,7 +46,7 @@ pub struct Args {
 /// Removes the mesh.
 ///
 /// # Errors
-/// Where a right is missing, nobody can be asked, or something does not go.
+/// Where a right is missing, nobody can be asked, a node would keep the CNI plugin, or something does not go.
 pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     let site = Site::connect(&args.cluster).await?;
     site.require_not_helms("helm uninstall").await?;
@@ -71,12 +73,12 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    rights::require(&site, remains.objects.iter(), &["get", "delete"]).await?;
+    remove::permitted(&site, &remains.objects, args.force).await?;
     if !args.yes && !ask::go_on(&format!("Remove all of it from {}?", site.cluster.name()))? {
         out.line("nothing was removed")?;
         return Ok(ExitCode::FAILURE);
     }
-    remove::all(&site, &remains.objects, &mut out).await?;
+    remove::all(&site, &remains.objects, args.force, &mut out).await?;
     let left = remove::search(&site, &known, args.keep_crds).await?;
     anyhow::ensure!(left.is_empty(), "something came back meanwhile; run it again:\n{}", named(&left.objects));
     out.toned(Tone::Good, "the mesh is gone")?;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::Value;
 
-use super::install::{WaitArgs, finish};
+use super::install::{WaitArgs, done, same_trust_domain, stands};
 use crate::{
-    chart::{Chart, ChartError, MESH, Object, object::Key, values},
+    chart::{Chart, MESH, Object, object::Key, values},
     cluster::ClusterArgs,
     io::{Format, Out, Tone},
     release::{
@@ -46,6 +46,9 @@ pub struct Args {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// Go on where the CNI plugin, which is not wanted any more, stays on nodes whose agents cannot take it away.
+    #[arg(long)]
+    force: bool,
     /// Leave the kinds of mesh.dev out: somebody else applies them.
     #[arg(long)]
     skip_crds: bool,
@@ -88,6 +91,8 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
+    let going = changes.iter().filter(|change| change.action == Action::Removed).map(|change| change.key.clone());
+    remove::permitted(&site, &going.collect::<Vec<_>>(), args.force).await?;
     if !args.yes && !ask::go_on("Go on?")? {
         out.line("nothing was changed")?;
         return Ok(ExitCode::FAILURE);
@@ -101,11 +106,14 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
         goal.wanted.objects.into_iter().partition(|object| object.key.kind == "Namespace" && runs(&gone));
     let count = put::all(&site, &first).await?;
     out.toned(Tone::Plain, &count.told("objects of the control plane"))?;
-    if let Err(error) = finish(&site, &mut record, &args.wait, &mut out).await {
+    if let Err(error) = stands(&site, &record, &args.wait, &mut out).await {
         anyhow::bail!("{error:#}{}", way_back(&record));
     }
-    prune(&site, &gone, &mut out).await?;
+    prune(&site, &gone, args.force, &mut out).await?;
     put::all(&site, &last).await?;
+    // What was left of releases before, done or not, is gone.
+    record.current.leftovers.clear();
+    done(&site, &mut record).await?;
     out.toned(Tone::Good, &format!("mesh {} is installed", record.current.version))?;
     out.line(
         "\nnext:\n  meshctl check                               is everything as it should be?\n  \
@@ -147,19 +155,6 @@ fn goal(args: &Args, before: &Record, given: &Value) -> anyhow::Result<Goal> {
     Ok(Goal { wanted, version: VERSION.to_owned(), values })
 }
 
-/// Fails where members would get names of another domain: those of now would not know them.
-fn same_trust_domain(before: &Value, after: &Value) -> anyhow::Result<()> {
-    let chart = Chart::carried(MESH)?;
-    let of = |values: &Value| Ok::<_, ChartError>(chart.values(values)?["trustDomain"].clone());
-    let (before, after) = (of(before)?, of(after)?);
-    anyhow::ensure!(
-        before == after,
-        "trustDomain is {before} and cannot become {after}: every identity would change at once; \
-         that takes `meshctl uninstall` and `meshctl install`"
-    );
-    Ok(())
-}
-
 /// True where version `left` came out before `right`.
 fn is_older(left: &str, right: &str) -> bool {
     let numbers = |version: &str| {
@@ -180,30 +175,19 @@ fn runs(gone: &[Key]) -> bool {
     gone.iter().any(|key| order::step(key) == order::Step::Programs)
 }
 
-async fn prune(site: &Site, gone: &[Key], out: &mut Out) -> anyhow::Result<()> {
+async fn prune(site: &Site, gone: &[Key], force: bool, out: &mut Out) -> anyhow::Result<()> {
     let mut present = Vec::new();
     for key in gone {
         if site.objects.get(key).await?.is_some() {
             present.push(key.clone());
         }
     }
-    remove::all(site, &present, out).await
+    remove::all(site, &present, force, out).await
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn a_trust_domain_stays() {
-        let (none, own, other) =
-            (json!({}), json!({ "trustDomain": "a.example" }), json!({ "trustDomain": "b.example" }));
-        assert!(same_trust_domain(&none, &json!({ "trustDomain": "cluster.local" })).is_ok());
-        assert!(same_trust_domain(&own, &own).is_ok());
-        assert!(same_trust_domain(&own, &other).unwrap_err().to_string().contains("cannot become"));
-    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -39,7 +39,8 @@ enum Task {
 #[command(after_help = "Examples:\n  meshctl viz install\n  meshctl viz install --set prometheus.retention=2h\n  \
     meshctl viz install --dry-run > viz.yaml\n\n\
     It installs what the Helm chart mesh-viz gives, in the namespace mesh-viz. Doing it again is safe; with other values\n\
-    it changes what is there, and what is not given goes back to the chart's own.\n\
+    it changes what is there, and what is not given goes back to the chart's own. What is then not wanted any more is\n\
+    shown, and removed after a question.\n\
     They keep everything in memory: small, to look at a mesh with, not to rely on.")]
 struct InstallArgs {
     /// File of values, YAML. Can be repeated; later ones come on top.
@@ -54,6 +55,9 @@ struct InstallArgs {
     /// How --dry-run prints.
     #[arg(short, long, value_enum, default_value_t, requires = "dry_run")]
     output: Objects,
+    /// Do not ask before something is removed.
+    #[arg(short, long)]
+    yes: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -96,26 +100,41 @@ async fn install(args: InstallArgs, mut out: Out) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let site = Site::connect(&args.cluster).await?;
-    require_not_helms(&site, "helm upgrade").await?;
+    put_in(&site, &objects, &args, &mut out).await
+}
+
+async fn put_in(site: &Site, objects: &[Object], args: &InstallArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+    require_not_helms(site, "helm upgrade").await?;
     let keys = || objects.iter().map(|object| &object.key);
-    rights::require(&site, keys(), &["get", "create", "patch"]).await?;
+    rights::require(site, keys(), &["get", "create", "patch"]).await?;
+    let left = left_over(present(site).await?, objects)?;
+    if !left.is_empty() {
+        rights::require(site, left.iter(), &["get", "delete"]).await?;
+        out.line("with these values it is not wanted any more:")?;
+        for key in &left {
+            out.line(format_args!("  {key}"))?;
+        }
+        if !args.yes && !ask::go_on(&format!("Remove it from {}, and go on?", site.cluster.name()))? {
+            out.line("nothing was changed")?;
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     out.line(format_args!("installing mesh-viz into {} ({})", site.cluster.name(), site.cluster.server()))?;
-    let count = put::all(&site, &objects).await?;
+    let count = put::all(site, objects).await?;
     out.toned(Tone::Plain, &count.told("objects"))?;
-    let left = left_over(present(&site).await?, &objects);
     for key in &left {
         site.objects.delete(key).await?;
         out.toned(Tone::Plain, &format!("removed {key}: it is not wanted any more"))?;
     }
     if args.wait.wait {
         let keys: Vec<Key> = keys().cloned().collect();
-        wait::until_ready(&site, &keys, Duration::from_secs(args.wait.timeout), &mut out).await?;
+        wait::until_ready(site, &keys, Duration::from_secs(args.wait.timeout), out).await?;
         out.toned(Tone::Good, "mesh-viz is installed")?;
     } else {
         out.toned(Tone::Good, "mesh-viz is applied; kubectl get pods -n mesh-viz says when it stands")?;
     }
     let with_traces = keys().any(|key| key.kind == "Deployment" && key.name == "jaeger");
-    if let Some(hint) = hint(&site, with_traces).await? {
+    if let Some(hint) = hint(site, with_traces).await? {
         out.toned(Tone::Warn, &hint)?;
     }
     out.line("\nnext:\n  meshctl dashboard prometheus  metrics of every sidecar and of the control plane")?;
@@ -171,7 +190,7 @@ async fn uninstall(args: UninstallArgs, mut out: Out) -> anyhow::Result<ExitCode
         out.line("nothing was removed")?;
         return Ok(ExitCode::FAILURE);
     }
-    remove::all(&site, &keys, &mut out).await?;
+    remove::all(&site, &keys, false, &mut out).await?;
     out.toned(Tone::Good, "mesh-viz is gone")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -192,10 +211,19 @@ async fn present(site: &Site) -> anyhow::Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// What an earlier installation, with other values, had and this one has not. A namespace stays: others may be in it.
-fn left_over(present: Vec<Key>, wanted: &[Object]) -> Vec<Key> {
+/// What an earlier installation, with other values, had and this one has not. A namespace stays: others may be in it. And
+/// so does what the chart never makes: anybody may write its label.
+fn left_over(present: Vec<Key>, wanted: &[Object]) -> anyhow::Result<Vec<Key>> {
+    let release = chart::Release { namespace: NAMESPACE.to_owned(), ..chart::Release::default() };
+    let made = Chart::carried(MESH_VIZ)?.render(&Value::Object(serde_json::Map::new()), &release)?;
     let is_wanted = |key: &Key| wanted.iter().any(|object| object.key.is_same(key));
-    present.into_iter().filter(|key| key.kind != "Namespace" && !is_wanted(key)).collect()
+    let is_charts = |key: &Key| {
+        let is_kind = |made: &Key| (made.gvk().group, &made.kind) == (key.gvk().group, &key.kind);
+        let in_place = key.namespace == NAMESPACE && made.iter().any(|made| is_kind(&made.key));
+        in_place || made.iter().any(|made| made.key.is_same(key))
+    };
+    let left = present.into_iter().filter(|key| key.kind != "Namespace" && is_charts(key) && !is_wanted(key));
+    Ok(left.collect())
 }
 
 /// Fails where Helm holds the chart: two installers would undo each other's work.
@@ -222,6 +250,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{
+        io::tests::Shared,
+        query::fake::{self, Fake},
+    };
 
     fn settings(endpoint: &str) -> Value {
         json!({ "data": { "controller.toml": format!("[inject]\notlp_endpoint = \"{endpoint}\"\ntrace_ratio = 1\n") } })
@@ -246,13 +278,62 @@ mod tests {
 
     #[test]
     fn what_other_values_had_goes_and_the_namespace_stays() {
-        let release = chart::Release::default();
+        let release = chart::Release { namespace: NAMESPACE.to_owned(), ..chart::Release::default() };
         let chart = Chart::carried(MESH_VIZ).unwrap();
         let all = chart.render(&json!({}), &release).unwrap();
         let less = json!({ "jaeger": { "enabled": false }, "namespace": { "create": false } });
         let less = chart.render(&less, &release).unwrap();
-        let left = left_over(all.iter().map(|object| object.key.clone()).collect(), &less);
+        let left = left_over(all.iter().map(|object| object.key.clone()).collect(), &less).unwrap();
         let left: Vec<_> = left.iter().map(|key| (key.kind.as_str(), key.name.as_str())).collect();
         assert_eq!(left, [("Service", "jaeger"), ("Deployment", "jaeger")]);
+    }
+
+    /// A cluster in which somebody else wrote the chart's label, and an earlier Service of the chart is left.
+    async fn labelled() -> (Fake, Site) {
+        let fake = Fake::start().await;
+        fake.serve(&[
+            ("v1", "Service", "services", true),
+            ("v1", "ConfigMap", "configmaps", true),
+            ("v1", "Secret", "secrets", true),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
+        ]);
+        let object = |namespace: &str, name: &str| json!({ "metadata": { "namespace": namespace, "name": name } });
+        fake.list("/api/v1/services", &[object("mesh-viz", "old"), object("shop", "web")]);
+        fake.list("/api/v1/secrets", &[object("mesh-viz", "mine")]);
+        fake.list("/apis/rbac.authorization.k8s.io/v1/clusterroles", &[json!({ "metadata": { "name": "theirs" } })]);
+        fake.object(OLD, &object("mesh-viz", "old"));
+        let none = fake::status(404, "NotFound", "no such thing");
+        fake.reply(http::Method::GET, "/api/v1/namespaces/mesh-system/configmaps/mesh-controller", 404, none);
+        fake.forbid(&[]);
+        let cluster = fake.cluster();
+        let objects = crate::cluster::objects::Objects::new(&cluster);
+        (fake, Site { cluster, objects })
+    }
+
+    const OLD: &str = "/api/v1/namespaces/mesh-viz/services/old";
+
+    fn args(more: &[&str]) -> InstallArgs {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: InstallArgs,
+        }
+        let words = ["install", "--wait=false"].iter().chain(more);
+        <Command as clap::Parser>::try_parse_from(words).unwrap().args
+    }
+
+    #[tokio::test]
+    async fn only_what_the_chart_makes_goes_and_only_after_a_yes() {
+        let (fake, site) = labelled().await;
+        let said = Shared::default();
+        put_in(&site, &[], &args(&["--yes"]), &mut Out::to(said.clone())).await.unwrap();
+        assert_eq!(fake.deleted(), [OLD]);
+        assert!(said.text().contains("not wanted any more:\n  Service mesh-viz/old\n"), "{}", said.text());
+        // The right is asked for before.
+        let (fake, site) = labelled().await;
+        fake.forbid(&[("delete", "services")]);
+        let error = put_in(&site, &[], &args(&["--yes"]), &mut Out::to(std::io::sink())).await.unwrap_err();
+        assert!(error.to_string().contains("delete services in namespace mesh-viz"), "{error}");
+        assert_eq!(fake.deleted(), [""; 0]);
     }
 }

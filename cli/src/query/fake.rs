@@ -2,7 +2,7 @@
 //! of pods to sockets of this machine.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -50,7 +50,11 @@ pub(crate) struct Asked {
 #[derive(Default)]
 struct State {
     replies: HashMap<(Method, String), Reply>,
+    /// Before `replies`, each once.
+    turns: HashMap<(Method, String), VecDeque<Reply>>,
     lists: Option<Reply>,
+    /// What the user may not do, by verb and resource; where it is said at all.
+    forbidden: Option<Vec<(String, String)>>,
     forwards: HashMap<String, SocketAddr>,
     asked: Vec<Asked>,
 }
@@ -102,6 +106,63 @@ impl Fake {
     /// Answers this to that.
     pub(crate) fn reply(&self, method: Method, path: &str, status: u16, value: Value) {
         self.state.lock().unwrap().replies.insert((method, path.to_owned()), Reply::Json(status, value));
+    }
+
+    /// Answers these to that, one after another, and then as before.
+    pub(crate) fn in_turn(&self, method: Method, path: &str, values: Vec<(u16, Value)>) {
+        let turns = values.into_iter().map(|(status, value)| Reply::Json(status, value)).collect();
+        self.state.lock().unwrap().turns.insert((method, path.to_owned()), turns);
+    }
+
+    /// An object that is there until it is deleted.
+    pub(crate) fn object(&self, path: &str, value: &Value) {
+        self.reply(Method::GET, path, 200, value.clone());
+        self.reply(Method::DELETE, path, 200, value.clone());
+    }
+
+    /// Serves these kinds, and no others: `(apiVersion, kind, resource, namespaced)`. There is none of their objects.
+    pub(crate) fn serve(&self, kinds: &[(&str, &str, &str, bool)]) {
+        let verbs = ["get", "list", "create", "patch", "delete"];
+        let mut groups: HashMap<&str, Vec<(Value, Value)>> = HashMap::new();
+        for (api_version, kind, resource, namespaced) in kinds {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            let scope = if *namespaced { "Namespaced" } else { "Cluster" };
+            let plain =
+                json!({"name": resource, "kind": kind, "namespaced": namespaced, "singularName": "", "verbs": verbs});
+            let names = json!({"group": group, "version": version, "kind": kind});
+            let short = json!({"resource": resource, "responseKind": names, "scope": scope, "singularResource": "", "verbs": verbs});
+            groups.entry(api_version).or_default().push((plain, short));
+        }
+        let (mut core, mut others) = (Vec::new(), Vec::new());
+        for (api_version, resources) in groups {
+            let (plain, short): (Vec<Value>, Vec<Value>) = resources.into_iter().unzip();
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            let item = json!({"metadata": {"name": group}, "versions": [{"version": version, "resources": short}]});
+            if group.is_empty() {
+                core.push(item)
+            } else {
+                others.push(item)
+            }
+            let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{api_version}") };
+            let list = json!({"kind": "APIResourceList", "groupVersion": api_version, "resources": plain});
+            self.reply(Method::GET, &path, 200, list);
+        }
+        for (path, items) in [("/api", core), ("/apis", others)] {
+            let kind = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": items});
+            self.reply(Method::GET, path, 200, kind);
+        }
+    }
+
+    /// Lets the user do everything but these, by verb and resource.
+    pub(crate) fn forbid(&self, forbidden: &[(&str, &str)]) {
+        let owned = forbidden.iter().map(|(verb, resource)| ((*verb).to_owned(), (*resource).to_owned())).collect();
+        self.state.lock().unwrap().forbidden = Some(owned);
+    }
+
+    /// Paths of what was deleted, in that order.
+    pub(crate) fn deleted(&self) -> Vec<String> {
+        let deletions = self.asked().into_iter().filter(|asked| asked.method == Method::DELETE);
+        deletions.map(|asked| asked.path).collect()
     }
 
     /// Answers a list of these objects.
@@ -179,8 +240,15 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let reply = {
         let mut state = state.lock().unwrap();
-        state.asked.push(Asked { method: method.clone(), path: path.clone(), query, body });
-        state.replies.get(&(method.clone(), path)).or(state.lists.as_ref()).cloned()
+        state.asked.push(Asked { method: method.clone(), path: path.clone(), query, body: body.clone() });
+        let to = (method.clone(), path);
+        let turn = state.turns.get_mut(&to).and_then(VecDeque::pop_front);
+        let reply = turn.or_else(|| state.replies.get(&to).cloned());
+        if method == Method::DELETE && matches!(reply, Some(Reply::Json(200, _))) {
+            let gone = Reply::Json(404, self::status(404, "NotFound", "no such thing"));
+            state.replies.insert((Method::GET, to.1.clone()), gone);
+        }
+        reply.or_else(|| review(&state, &to.1, &body)).or_else(|| state.lists.clone())
     };
     let (status, value) = match reply {
         Some(Reply::Json(status, value)) => (status, value),
@@ -193,6 +261,15 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
     };
     let builder = Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
     Ok(builder.body(Full::new(Bytes::from(value.to_string()))).unwrap())
+}
+
+/// May the user do that?
+fn review(state: &State, path: &str, body: &Value) -> Option<Reply> {
+    let forbidden = state.forbidden.as_ref().filter(|_| path.ends_with("/selfsubjectaccessreviews"))?;
+    let wanted = &body["spec"]["resourceAttributes"];
+    let allowed =
+        !forbidden.iter().any(|(verb, resource)| wanted["verb"] == **verb && wanted["resource"] == **resource);
+    Some(Reply::Json(201, json!({"spec": body["spec"], "status": {"allowed": allowed}})))
 }
 
 /// `/api/v1/namespaces/NS/pods/POD/portforward?ports=PORT`.

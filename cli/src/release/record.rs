@@ -34,6 +34,9 @@ pub struct Release {
     pub values: Value,
     /// The objects that it consists of; kinds are not among them.
     pub inventory: Vec<Key>,
+    /// Objects of others that were begun before it, which it does not have, and which nobody has removed so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<Key>,
 }
 
 /// What is installed, and what was before it.
@@ -89,30 +92,41 @@ impl Record {
     /// back to.
     #[must_use]
     pub fn begun(wanted: &Wanted, version: &str, values: Value, before: Option<Self>) -> Self {
-        let inventory = wanted.objects.iter().map(|object| object.key.clone()).collect();
+        let inventory = inventory(wanted);
+        let left = before.as_ref().map(|before| match before.current.state {
+            // Its own objects are kept with it, as those of the release before.
+            State::Done => before.current.leftovers.clone(),
+            State::Begun => before.known(),
+        });
+        let leftovers = without(left.unwrap_or_default(), &inventory);
         let revision = before.as_ref().map_or(0, |before| before.current.revision) + 1;
         let previous = before.and_then(|before| match before.current.state {
             State::Done => Some((before.current, before.current_objects)),
             State::Begun => before.previous,
         });
-        let current = Release { version: version.to_owned(), revision, state: State::Begun, values, inventory };
+        let current =
+            Release { version: version.to_owned(), revision, state: State::Begun, values, inventory, leftovers };
         Self { current, current_objects: written(&wanted.objects), previous }
     }
 
     /// The same release once more: it is applied again.
     #[must_use]
     pub fn again(mut self, wanted: &Wanted) -> Self {
+        let inventory = inventory(wanted);
+        let left = [std::mem::take(&mut self.current.inventory), std::mem::take(&mut self.current.leftovers)].concat();
         self.current.state = State::Begun;
-        self.current.inventory = wanted.objects.iter().map(|object| object.key.clone()).collect();
+        self.current.leftovers = without(left, &inventory);
+        self.current.inventory = inventory;
         self.current_objects = written(&wanted.objects);
         self
     }
 
-    /// Every object that the release in force, or the one before it, has or had.
+    /// Every object that the release in force, or the one before it, has or had, or one that was begun between them.
     #[must_use]
     pub fn known(&self) -> Vec<Key> {
         let mut known = self.current.inventory.clone();
-        for key in self.previous.iter().flat_map(|(previous, _)| &previous.inventory) {
+        let before = self.previous.iter().flat_map(|(previous, _)| &previous.inventory);
+        for key in self.current.leftovers.iter().chain(before) {
             if !known.iter().any(|other| other.is_same(key)) {
                 known.push(key.clone());
             }
@@ -162,6 +176,15 @@ impl Record {
     }
 }
 
+fn inventory(wanted: &Wanted) -> Vec<Key> {
+    wanted.objects.iter().map(|object| object.key.clone()).collect()
+}
+
+/// Those of `keys` that are not in `inventory`.
+fn without(keys: Vec<Key>, inventory: &[Key]) -> Vec<Key> {
+    keys.into_iter().filter(|key| !inventory.iter().any(|other| other.is_same(key))).collect()
+}
+
 /// Objects as one YAML text.
 #[must_use]
 pub fn written(objects: &[Object]) -> String {
@@ -203,6 +226,32 @@ mod tests {
         assert_eq!(third.current.revision, 3);
         let first = Record::begun(&wanted(1), "0.1.0", json!({}), None);
         assert!(first.previous_objects().is_err());
+    }
+
+    #[test]
+    fn objects_of_a_failed_change_are_known_until_one_is_done() {
+        let cni = json!({ "cni": { "enabled": true } });
+        let more = Wanted::rendered(&cni, false, false).unwrap();
+        let has = |record: &Record| record.known().iter().filter(|key| key.name == "mesh-cni").count();
+        let mut a = Record::begun(&wanted(1), "0.1.0", json!({}), None);
+        a.current.state = State::Done;
+        let b = Record::begun(&more, "0.1.0", cni, Some(a));
+        let kinds = has(&b);
+        assert!(kinds > 1, "the plugin's agents are several objects");
+        // Fails too, and does not have them; and once more, and is read back.
+        let c = Record::begun(&wanted(2), "0.1.0", json!({}), Some(b));
+        let d = Record::begun(&wanted(3), "0.1.0", json!({}), Some(c.clone()));
+        let d = Record::read(&d.object().unwrap().value).unwrap();
+        assert_eq!((has(&c), has(&d)), (kinds, kinds));
+        assert_eq!(has(&d.clone().again(&wanted(3))), kinds);
+        assert!(d.current.inventory.iter().all(|key| key.name != "mesh-cni"));
+        // One that has them again has them once.
+        assert_eq!(has(&Record::begun(&more, "0.1.0", json!({}), Some(d.clone()))), kinds);
+        // Done, by an upgrade that removed them.
+        let mut done = d;
+        done.current.leftovers.clear();
+        done.current.state = State::Done;
+        assert_eq!(has(&Record::begun(&wanted(1), "0.1.0", json!({}), Some(done))), 0);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Takes the mesh out of a cluster, in an order in which nothing that runs is harmed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use mesh_api::names;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Site, order, record, wait};
+use super::{Site, order, record, rights, wait};
 use crate::{
     chart::{MESH, MESH_CRDS, MESH_VIZ, Object, object::Key},
     cluster::objects::RequestError,
@@ -17,6 +20,8 @@ use crate::{
 const STEP: Duration = Duration::from_secs(180);
 /// The DaemonSet of the CNI plugin's agents.
 const CNI: &str = "mesh-cni";
+/// By this the agents take the plugin away when they end.
+const ON_EXIT: &str = "MESH_CNI_REMOVE_ON_EXIT";
 /// How often it is looked whether something is gone.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -133,21 +138,46 @@ async fn listed(site: &Site, kind: &Key, selector: &str) -> Result<Vec<Key>, Req
     Ok(named.collect())
 }
 
-/// Deletes objects step by step; each step is gone before the next begins.
+/// True for the agents of the CNI plugin.
+fn is_cni(key: &Key) -> bool {
+    key.kind == "DaemonSet" && key.name == CNI
+}
+
+/// Fails where something of it may not be deleted, or, unless it is done by force, be prepared for that.
 ///
 /// # Errors
-/// [`RequestError`], or what is not gone in time. Doing it again goes on where it ended.
-pub async fn all(site: &Site, keys: &[Key], out: &mut Out) -> anyhow::Result<()> {
+/// All of it at once, or [`RequestError`].
+pub async fn permitted(site: &Site, keys: &[Key], force: bool) -> anyhow::Result<()> {
+    rights::require(site, keys.iter(), &["get", "delete"]).await?;
+    if force {
+        return Ok(());
+    }
+    rights::require(site, keys.iter().filter(|key| is_cni(key)), &["patch"]).await
+}
+
+/// Deletes objects step by step; each step is gone before the next begins. Agents of the CNI plugin take it from their
+/// nodes before anything goes; with `force` it goes on without those that do not.
+///
+/// # Errors
+/// [`RequestError`], nodes that would keep the plugin, or what is not gone in time. Doing it again goes on where it ended.
+pub async fn all(site: &Site, keys: &[Key], force: bool, out: &mut Out) -> anyhow::Result<()> {
+    within(site, keys, force, STEP, out).await
+}
+
+/// As [`all`]; the agents have so long to get ready.
+async fn within(site: &Site, keys: &[Key], force: bool, limit: Duration, out: &mut Out) -> anyhow::Result<()> {
+    for key in keys.iter().filter(|key| is_cni(key)) {
+        let Err(error) = retire(site, key, limit).await else { continue };
+        if !force {
+            return Err(error.context("nothing was removed"));
+        }
+        out.toned(Tone::Warn, &format!("{error:#}"))?;
+    }
     let mut steps: BTreeMap<order::Step, Vec<&Key>> = BTreeMap::new();
     for key in keys {
         steps.entry(order::step(key)).or_default().push(key);
     }
     for (step, keys) in steps {
-        for key in keys.iter().filter(|key| key.kind == "DaemonSet" && key.name == CNI) {
-            if let Err(error) = retire(site, key).await {
-                out.toned(Tone::Warn, &format!("the CNI plugin may stay on some nodes: {error:#}"))?;
-            }
-        }
         for key in &keys {
             site.objects.delete(key).await?;
         }
@@ -164,18 +194,57 @@ pub async fn all(site: &Site, keys: &[Key], out: &mut Out) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Has the agents of the CNI plugin take it from their nodes when they end: without a cluster that it may ask it lets no
-/// pod start. It is not so all the time, because a new agent must not open a gap when it takes over from an old one.
-async fn retire(site: &Site, key: &Key) -> anyhow::Result<()> {
-    let env = json!([{ "name": "MESH_CNI_REMOVE_ON_EXIT", "value": "true" }]);
+/// Has the agents of the CNI plugin take it from their nodes when they end: left behind, it asks a cluster that takes its
+/// token no more, and every pod waits for that. It is not so all the time, because a new agent must not open a gap when it
+/// takes over from an old one. They are changed all at once: a node that is away must not keep the others from it.
+async fn retire(site: &Site, key: &Key, limit: Duration) -> anyhow::Result<()> {
+    let env = json!([{ "name": ON_EXIT, "value": "true" }]);
     let containers = json!([{ "name": "cni", "env": env }]);
     let object = json!({
         "apiVersion": key.api_version, "kind": key.kind, "metadata": { "name": key.name, "namespace": key.namespace },
-        "spec": { "template": { "spec": { "containers": containers } } },
+        "spec": {
+            "updateStrategy": { "rollingUpdate": { "maxUnavailable": "100%" } },
+            "template": { "spec": { "containers": containers } },
+        },
     });
     let object = Object::new(object).map_err(anyhow::Error::msg)?;
-    site.objects.apply_as("meshctl-uninstall", &object, false).await?;
-    wait::quietly(site, std::slice::from_ref(key), STEP).await
+    let prepared = match site.objects.apply_as("meshctl-uninstall", &object, false).await {
+        Ok(_) => wait::quietly(site, std::slice::from_ref(key), limit).await,
+        Err(error) => Err(error.into()),
+    };
+    let Err(why) = prepared else { return Ok(()) };
+    // That they cannot be named is no reason to say nothing.
+    let pods = listed_values(site, &key.namespace).await.unwrap_or_default();
+    let nodes = keeping(&pods);
+    let nodes = if nodes.is_empty() { "some nodes".to_owned() } else { format!("nodes {}", nodes.join(", ")) };
+    anyhow::bail!(
+        "the CNI plugin would stay on {nodes}, because the agents there are not ready to take it away: {why:#}\n\
+         bring these nodes back or delete them (kubectl delete node NAME), and run the same command again; or go on with \
+         --force: where the plugin stays, each new pod starts 10s later, until mesh-cni is taken out of the list in \
+         /etc/cni/net.d on that node"
+    )
+}
+
+/// The pods of the agents.
+async fn listed_values(site: &Site, namespace: &str) -> Result<Vec<Value>, RequestError> {
+    site.objects.list(&key("v1", "Pod", namespace, "-"), "app.kubernetes.io/component=cni").await
+}
+
+/// Nodes of agents that would not take the plugin away.
+fn keeping(pods: &[Value]) -> Vec<String> {
+    let list = |pod: &Value, path: &str| pod.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+    let takes = |pod: &Value| {
+        let told = list(pod, "/spec/containers").iter().any(|container| {
+            list(container, "/env").iter().any(|one| one["name"] == ON_EXIT && one["value"] == "true")
+        });
+        let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+        told && list(pod, "/status/conditions").iter().any(is_ready)
+            && pod.pointer("/metadata/deletionTimestamp").is_none()
+    };
+    let node = |pod: &Value| pod.pointer("/spec/nodeName").and_then(Value::as_str).map(str::to_owned);
+    let good: BTreeSet<String> = pods.iter().filter(|pod| takes(pod)).filter_map(node).collect();
+    let all: BTreeSet<String> = pods.iter().filter_map(node).collect();
+    all.difference(&good).cloned().collect()
 }
 
 async fn gone(site: &Site, keys: &[&Key]) -> anyhow::Result<()> {
@@ -197,3 +266,6 @@ async fn gone(site: &Site, keys: &[&Key]) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,7 +152,9 @@ pub async fn run(
     // What is being written is waited for, and nothing is written from here on.
     let Some(node) = node.lock().take() else { return Ok(()) };
     if !settings.remove_on_exit {
-        tracing::info!("the plugin stays: pods that have a sidecar start only where redirection works");
+        tracing::info!(
+            "the plugin stays for the next agent: without one, pods that have a sidecar do not start on this node"
+        );
         return Ok(());
     }
     tracing::info!("the plugin is taken away");

@@ -2,13 +2,17 @@
 //!
 //! In this order: is the pod any of the mesh's business, by its namespace alone? Then, and only then: what does the
 //! cluster say of it? So the mesh's own pods, and the agent's, start without the agent and without the cluster.
+//!
+//! Where the cluster says nothing for a while, the pod's network is made all the same, without redirection: an agent that
+//! is gone must not keep a whole node from starting pods. No member gets out by that: the first of its containers checks
+//! that it is redirected and fails where it is not, and the agent starts such pods anew once it is back.
 
 use std::{fs::File, io, path::Path, time::Duration};
 
 use mesh_api::{backoff::Backoff, sys::Sys};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     cluster::{Cluster, ClusterError},
@@ -18,8 +22,9 @@ use super::{
 };
 use crate::redirect::{self, CheckError, KernelError, Settings};
 
-/// How long the cluster is asked about a pod. The runtime waits for minutes, and tries again after that.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the cluster is asked about a pod: long enough for an agent to take over from another, and for a server of the
+/// API to start anew; every pod of the node waits so long where both are gone for good.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Does what the runtime asks for; answers what is written to standard output.
 ///
@@ -34,12 +39,9 @@ pub fn run(request: &Request, input: &str) -> Result<Value, Failure> {
     match request.command {
         Command::Add => add(request, configuration),
         Command::Check => check(request, &configuration).map(|()| Value::Null),
-        // Nothing is left behind: the rules go with the namespace.
-        Command::Del | Command::Gc | Command::Version => Ok(Value::Null),
-        Command::Status => match Credentials::from_kubeconfig(&configuration.kubeconfig) {
-            Ok(_) => Ok(Value::Null),
-            Err(error) => Err(Failure::new(Kind::NotAvailable, format!("{error}; the agent on this node writes it"))),
-        },
+        // Nothing is left behind: the rules go with the namespace. And whatever is missing, pods can start: a node whose
+        // network is said not to work would start none at all.
+        Command::Del | Command::Gc | Command::Status | Command::Version => Ok(Value::Null),
     }
 }
 
@@ -48,8 +50,17 @@ fn add(request: &Request, configuration: Configuration) -> Result<Value, Failure
         let message = "there is no prevResult: the plugin has to stand behind another one in a list";
         return Err(Failure::new(Kind::Configuration, message));
     };
-    if let Some(settings) = wanted(request, &configuration)? {
-        within(request, move || redirect::apply(&settings).map_err(|error| unapplied(&error)))?;
+    match wanted(request, &configuration) {
+        Ok(Some(settings)) => within(request, move || redirect::apply(&settings).map_err(|error| unapplied(&error)))?,
+        Ok(None) => (),
+        Err(Unknown::Silent(why)) => {
+            // The protocol has no place for a warning; runtimes keep what comes here in their log.
+            eprintln!(
+                "mesh-cni: {why}; its network is made without redirection: if it has a sidecar it does not start, and is \
+                 made anew once the agent (DaemonSet mesh-cni) is ready on this node"
+            );
+        }
+        Err(Unknown::Failed(failure)) => return Err(failure),
     }
     Ok(result)
 }
@@ -59,7 +70,11 @@ fn unapplied(error: &KernelError) -> Failure {
 }
 
 fn check(request: &Request, configuration: &Configuration) -> Result<(), Failure> {
-    let Some(settings) = wanted(request, configuration)? else { return Ok(()) };
+    let wanted = wanted(request, configuration).map_err(|unknown| match unknown {
+        Unknown::Silent(why) => Failure::new(Kind::TryAgain, why),
+        Unknown::Failed(failure) => failure,
+    });
+    let Some(settings) = wanted? else { return Ok(()) };
     within(request, move || match redirect::check(&settings) {
         Ok(_) => Ok(()),
         Err(error @ CheckError::Kernel(_)) => Err(Failure::new(Kind::Io, error.to_string())),
@@ -67,14 +82,22 @@ fn check(request: &Request, configuration: &Configuration) -> Result<(), Failure
     })
 }
 
+/// Why it is not known how a pod's connections are to be redirected.
+enum Unknown {
+    /// The cluster says nothing of it.
+    Silent(String),
+    /// What it says cannot be used, or is about another pod.
+    Failed(Failure),
+}
+
 /// How the pod's connections are to be redirected; `None` where they are not.
-fn wanted(request: &Request, configuration: &Configuration) -> Result<Option<Settings>, Failure> {
+fn wanted(request: &Request, configuration: &Configuration) -> Result<Option<Settings>, Unknown> {
     let Some(named) = &request.pod else { return Ok(None) };
     if configuration.exclude_namespaces.contains(&named.namespace) {
         return Ok(None);
     }
     let pod = ask(configuration, named)?;
-    pod.redirection().map_err(|error| Failure::new(Kind::Redirection, about(named, &error)))
+    pod.redirection().map_err(|error| Unknown::Failed(Failure::new(Kind::Redirection, about(named, &error))))
 }
 
 fn about(named: &PodName, what: &dyn std::fmt::Display) -> String {
@@ -82,24 +105,31 @@ fn about(named: &PodName, what: &dyn std::fmt::Display) -> String {
 }
 
 /// What the cluster says of the pod. What may be over soon is waited for a little.
-fn ask(configuration: &Configuration, named: &PodName) -> Result<Pod, Failure> {
+fn ask(configuration: &Configuration, named: &PodName) -> Result<Pod, Unknown> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(Kind::Io, error.to_string()))?;
+    let runtime = runtime.map_err(|error| Unknown::Silent(about(named, &error)))?;
     let sys = Sys::host();
     runtime.block_on(async {
         let deadline = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let silent = |why: &dyn std::fmt::Display| Unknown::Silent(about(named, why));
+        let mut last = silent(&"the cluster's API did not answer in time");
         loop {
-            let failed = match once(&sys, &configuration.kubeconfig, named).await {
-                Ok(Some(pod)) if pod.is(named) => return Ok(pod),
-                Ok(Some(_)) => "the cluster knows another pod of that name".to_owned(),
-                Ok(None) => "the cluster does not know it".to_owned(),
-                Err(error) => error.to_string(),
-            };
+            match timeout_at(deadline, once(&sys, &configuration.kubeconfig, named)).await {
+                Ok(Ok(Some(pod))) if pod.is(named) => return Ok(pod),
+                // The runtime means a pod that is gone, or is ahead of the cluster: either is over soon.
+                Ok(Ok(Some(_))) => {
+                    let message = about(named, &"the cluster knows another pod of that name");
+                    last = Unknown::Failed(Failure::new(Kind::TryAgain, message));
+                }
+                Ok(Ok(None)) => last = silent(&"the cluster does not know it"),
+                Ok(Err(error)) => last = silent(&error),
+                // What was wrong before says more, where something was.
+                Err(_) => return Err(last),
+            }
             let wait = backoff.next_wait(rand::random());
             if Instant::now() + wait >= deadline {
-                let message = format!("{failed}; as it may have a sidecar, it does not start without being redirected");
-                return Err(Failure::new(Kind::TryAgain, about(named, &message)));
+                return Err(last);
             }
             tokio::time::sleep(wait).await;
         }

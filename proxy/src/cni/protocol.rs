@@ -33,8 +33,6 @@ pub enum Kind {
     Configuration = 7,
     /// It may go better in a moment.
     TryAgain = 11,
-    /// The plugin cannot do its work now.
-    NotAvailable = 50,
     /// The pod is not redirected as it should be.
     Redirection = 100,
 }
