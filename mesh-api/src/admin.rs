@@ -1,5 +1,5 @@
 //! The admin server that every process has: `/live`, `/ready`, `/metrics`, `/log-level`, and what the process mounts.
-//! Floor 3: imports `log` and `sys`.
+//! Floor 3: imports `log`, `places` and `sys`.
 //!
 //! It answers people and monitoring; it never shares a thread with a request path. It may listen on every address, for
 //! probes and monitoring: it asks nobody who they are, so whatever changes something is for this machine (or pod) only.
@@ -27,14 +27,20 @@ use tokio::{
 
 use crate::{
     log::LogLevel,
+    places::{Activity, Bounds, Patience, Place, Places},
     sys::{Listener, Stream, Sys},
 };
 
-/// Connections served at once.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections served at once. Kubelets ask here whether processes and applications live, and so may everybody else: the
+/// server always accepts, and who needs its connection least gives way.
+const MAX_CONNECTIONS: usize = 256;
+/// Connections of one address: more than a kubelet has, that asks for every container of a pod at once.
+const MAX_OF_A_PEER: usize = 32;
+/// The first head comes within this time.
+const FIRST_HEAD: Duration = Duration::from_secs(2);
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// A connection lives at most this long without a request, a head may take this long.
+/// A connection lives at most this long without a request, a later head may take this long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body may take this long.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +58,7 @@ pub struct AdminRequest {
     pub path: String,
     /// Query, without `?`; empty where there is none.
     pub query: String,
-    /// Body.
+    /// Body; that of GET and HEAD is not read.
     pub body: Bytes,
     /// Who asks. Other than GET and HEAD come from a loopback address only.
     pub peer: SocketAddr,
@@ -104,18 +110,18 @@ pub async fn bind(sys: &Sys, address: SocketAddr) -> io::Result<Listener> {
 pub async fn serve(listener: Listener, admin: Admin) {
     let admin = Arc::new(admin);
     let mut connections = JoinSet::new();
+    let bounds = Bounds { total: MAX_CONNECTIONS, per_peer: MAX_OF_A_PEER, busy_give_way: true };
+    let mut places = Places::new(bounds);
     loop {
         while let Some(ended) = connections.try_join_next() {
             note(ended);
         }
-        if connections.len() >= MAX_CONNECTIONS {
-            if let Some(ended) = connections.join_next().await {
-                note(ended);
-            }
-            continue;
-        }
         match listener.accept().await {
-            Ok((stream, peer)) => drop(connections.spawn(connection(stream, peer, Arc::clone(&admin)))),
+            Ok((stream, peer)) => {
+                if let Some(place) = places.take(peer.ip()) {
+                    connections.spawn(placed(stream, peer, place, Arc::clone(&admin)));
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "admin server cannot accept");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -130,9 +136,27 @@ fn note(ended: Result<(), JoinError>) {
     }
 }
 
-async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
+/// Serves a connection for as long as it has its place and makes use of it.
+async fn placed(stream: Stream, peer: SocketAddr, mut place: Place, admin: Arc<Admin>) {
+    let activity = Arc::clone(place.activity());
+    let patience = Patience { first: FIRST_HEAD, idle: LIFETIME + LAST_ANSWER };
+    tokio::select! {
+        () = connection(stream, peer, Arc::clone(&activity), admin) => {}
+        () = place.revoked() => {}
+        () = activity.over(patience) => {}
+    }
+}
+
+async fn connection(stream: Stream, peer: SocketAddr, activity: Arc<Activity>, admin: Arc<Admin>) {
     let Ok(local) = stream.local_addr() else { return };
-    let service = service_fn(move |request| respond(Arc::clone(&admin), (peer, local), request));
+    let service = service_fn(move |request| {
+        let (busy, admin) = (activity.request(), Arc::clone(&admin));
+        async move {
+            let answer = respond(admin, (peer, local), request).await;
+            drop(busy);
+            answer
+        }
+    });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -164,10 +188,14 @@ async fn respond(
         return Ok(text(StatusCode::FORBIDDEN, why));
     }
     let (parts, body) = request.into_parts();
-    let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n")),
-        Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
+    // Who only looks is not waited for: a body that comes slowly would be a connection that never gives way.
+    let body = match is_look(&parts.method) {
+        true => Bytes::new(),
+        false => match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n")),
+            Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
+        },
     };
     let request = AdminRequest {
         method: parts.method,
@@ -188,7 +216,11 @@ async fn respond(
 
 /// Everybody may look; only who is on this machine may change anything.
 fn may_ask(method: &Method, peer: SocketAddr) -> bool {
-    matches!(*method, Method::GET | Method::HEAD) || peer.ip().to_canonical().is_loopback()
+    is_look(method) || peer.ip().to_canonical().is_loopback()
+}
+
+fn is_look(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// One `Host`, and it an address; so is the host of an absolute target.
