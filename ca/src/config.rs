@@ -32,7 +32,7 @@ pub struct Config {
     pub trust_domain: String,
     /// Where members ask for certificates.
     pub listen: SocketAddr,
-    /// Where people and monitoring ask. Orders are taken from this machine (or pod) only.
+    /// Where people and monitoring ask. All but health and metrics is for this machine (or pod) only.
     pub admin: SocketAddr,
     /// Where roots and issuers are kept.
     pub store: StoreKind,

@@ -2,7 +2,8 @@
 //! Floor 3: imports `log`, `places` and `sys`.
 //!
 //! It answers people and monitoring; it never shares a thread with a request path. It may listen on every address, for
-//! probes and monitoring: it asks nobody who they are, so whatever changes something is for this machine (or pod) only.
+//! probes and monitoring: it asks nobody who they are, so whatever changes something, and whatever shows more than health and
+//! metrics, is for this machine (or pod) only. Port-forwards come from there, too.
 
 use std::{
     convert::Infallible,
@@ -60,7 +61,7 @@ pub struct AdminRequest {
     pub query: String,
     /// Body; that of GET and HEAD is not read.
     pub body: Bytes,
-    /// Who asks. Other than GET and HEAD come from a loopback address only.
+    /// Who asks. What changes something, and what is not open to everybody, is asked from a loopback address only.
     pub peer: SocketAddr,
     /// The address by which it was reached.
     pub local: SocketAddr,
@@ -76,6 +77,10 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Option<AdminResponse>> + Send 
 pub trait Mount: Send + Sync + 'static {
     /// Answers, or leaves it to the next.
     fn answer<'a>(&'a self, request: &'a AdminRequest) -> Answer<'a>;
+    /// Whether everybody may look at this path, and not only who is on this machine (or pod).
+    fn is_open(&self, _path: &str) -> bool {
+        false
+    }
     /// Paths with a line about each, for the index page.
     fn index(&self) -> Vec<(&'static str, &'static str)>;
     /// Why the process is not ready; `None`: it is.
@@ -182,9 +187,10 @@ async fn respond(
     if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));
     }
-    if !may_ask(request.method(), peer) {
-        let why = "this changes something, and changes are taken from the machine (or pod) that runs this process only: \
-                   ask from there, over its loopback address\n";
+    let path = request.uri().path();
+    if !may_ask(request.method(), is_open(path) || admin.mount.is_open(path), peer) {
+        let why = "this changes something, or shows what is not everybody's, and is for the machine (or pod) that runs this \
+                   process only: ask from there, over its loopback address, or by a port-forward\n";
         return Ok(text(StatusCode::FORBIDDEN, why));
     }
     let (parts, body) = request.into_parts();
@@ -214,9 +220,14 @@ async fn respond(
     })
 }
 
-/// Everybody may look; only who is on this machine may change anything.
-fn may_ask(method: &Method, peer: SocketAddr) -> bool {
-    is_look(method) || peer.ip().to_canonical().is_loopback()
+/// Everybody may look at what is open; who is on this machine may do anything.
+fn may_ask(method: &Method, open: bool, peer: SocketAddr) -> bool {
+    (is_look(method) && open) || peer.ip().to_canonical().is_loopback()
+}
+
+/// Health and metrics are what kubelets and monitoring ask for.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/live" | "/ready" | "/metrics")
 }
 
 fn is_look(method: &Method) -> bool {
@@ -305,18 +316,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_changes_anything() {
+    fn only_this_machine_changes_anything_and_sees_what_is_not_open() {
         let from = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 40_000);
         for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
-                assert!(may_ask(&method, from(ip)), "{method} from {ip}");
+                assert!(may_ask(&method, true, from(ip)) && may_ask(&method, false, from(ip)), "{method} from {ip}");
             }
         }
         for ip in ["10.1.2.3", "192.168.0.1", "::ffff:10.1.2.3", "fd00::1", "fe80::1", "0.0.0.0", "::"] {
-            assert!(may_ask(&Method::GET, from(ip)) && may_ask(&Method::HEAD, from(ip)));
+            for look in [Method::GET, Method::HEAD] {
+                assert!(may_ask(&look, true, from(ip)) && !may_ask(&look, false, from(ip)), "{look} from {ip}");
+            }
             let other = Method::from_bytes(b"WHATEVER").unwrap();
             for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS, other] {
-                assert!(!may_ask(&method, from(ip)), "{method} from {ip}");
+                assert!(!may_ask(&method, true, from(ip)), "{method} from {ip}");
             }
         }
     }

@@ -4,7 +4,10 @@
 pub const KEYS: &[(&str, &str)] = &[
     ("trust_domain", "Trust domain of the mesh: the one root of trust, and the host part of every identity."),
     ("listen", "Where members ask for certificates and follow the trust bundle."),
-    ("admin", "Where the admin server listens. Whatever changes something is taken from this machine (or pod) only."),
+    (
+        "admin",
+        "Where the admin server listens. Health and metrics are everybody's; all else is answered to this machine (or pod) and to port-forwards only.",
+    ),
     (
         "store",
         "Where roots and issuers are kept: `folder`, or `kubernetes`: in the Secret `mesh-ca`, shared by every replica, whose leader (Lease `mesh-ca`) rotates them and keeps the ConfigMap `mesh-trust` in every namespace.",
