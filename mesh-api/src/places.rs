@@ -163,7 +163,7 @@ impl Places {
         let leaves = if own >= self.bounds.per_peer {
             Some(self.least(|taken| taken.peer == peer, self.bounds.busy_give_way)?)
         } else if self.taken.len() >= self.bounds.total {
-            Some(self.least_of_all()?)
+            Some(self.least_of_all(own)?)
         } else {
             None
         };
@@ -178,14 +178,16 @@ impl Places {
         Some(Place { activity, revoked })
     }
 
-    /// Who gives way where all places are taken: who is idle; else somebody of who has most.
-    fn least_of_all(&self) -> Option<usize> {
+    /// Who gives way where all places are taken, to a peer that has `own`: who is idle; else somebody of who has most, where
+    /// that is more than the peer then has. Where all have the same, one would only push out the other.
+    fn least_of_all(&self, own: usize) -> Option<usize> {
         if let Some(idle) = self.least(|_| true, false) {
             return Some(idle);
         }
         let mut peers: Vec<IpAddr> = self.taken.iter().map(|taken| taken.peer).collect();
         peers.sort_unstable();
-        let greedy = peers.chunk_by(PartialEq::eq).max_by_key(|same| same.len())?.first().copied()?;
+        let most = peers.chunk_by(PartialEq::eq).max_by_key(|same| same.len())?;
+        let greedy = most.first().copied().filter(|_| most.len() > own + 1)?;
         self.least(|taken| taken.peer == greedy, self.bounds.busy_give_way)
     }
 
@@ -258,7 +260,9 @@ mod tests {
         new = places.take(ip(2)).unwrap();
         let _busy = new.activity().request();
         let last = places.take(ip(4));
-        assert!(is_revoked(&mut two) && !is_revoked(&mut one) && !is_revoked(&mut new) && last.is_some());
+        assert!(is_revoked(&mut two) && !is_revoked(&mut one) && !is_revoked(&mut new));
+        let _busy = last.as_ref().map(|last| last.activity().request());
+        assert!(last.is_some() && places.take(ip(5)).is_none(), "everybody has one");
     }
 
     #[tokio::test(start_paused = true)]
