@@ -38,7 +38,10 @@ const PING: Duration = Duration::from_secs(20);
 /// Calls in flight at the end may take this long.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Streams of one connection: a member follows the bundle and asks for one certificate at a time.
-const MAX_STREAMS: u32 = 32;
+const MAX_STREAMS: u32 = 4;
+/// What may be on its way to calls of one connection, in bytes: a request at its limits, and no more for those that do not
+/// read what is sent to them.
+const WINDOW: u32 = 65_535;
 /// Header list of a request, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// Metrics are condensed this often.
@@ -223,11 +226,13 @@ impl App {
         );
         let service = Service::new(self.authenticator, self.issuing.clone(), config.validity(), clock, &config.limits)
             .into_server();
-        let connections = bounded(grpc::incoming(self.grpc.0, self.tls), config.limits.connections);
+        let connections = bounded(grpc::incoming(self.grpc.0, self.tls), config.bounds(), config.patience());
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Server::builder()
             .timeout(config.limits.deadline + DRAIN)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .http2_max_header_list_size(MAX_HEADERS)
             .http2_keepalive_interval(Some(PING))
             .http2_keepalive_timeout(Some(PING))

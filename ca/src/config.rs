@@ -8,6 +8,7 @@ use mesh_api::{
     config::{Validate, duration},
     log::LogConfig,
     names,
+    places::{Bounds, Patience},
     spiffe::TrustDomain,
 };
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ pub struct Config {
     pub trust_domain: String,
     /// Where members ask for certificates.
     pub listen: SocketAddr,
-    /// Where people and monitoring ask. Orders are taken from this machine (or pod) only.
+    /// Where people and monitoring ask. All but health and metrics is for this machine (or pod) only.
     pub admin: SocketAddr,
     /// Where roots and issuers are kept.
     pub store: StoreKind,
@@ -196,8 +197,13 @@ impl Default for Rotation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections; more are closed at once.
+    /// Connections. For each one more, one that asks for nothing is closed, or one of the address that has most.
     pub connections: usize,
+    /// Connections of one address; for each one more, one of its own is closed.
+    pub connections_per_address: usize,
+    /// A connection without a call is closed after this time.
+    #[serde(with = "duration")]
+    pub first_call: Duration,
     /// Members that follow the trust bundle.
     pub watchers: usize,
     /// Certificates made at once.
@@ -219,7 +225,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 16_384,
+            // About 40 KiB each, where it follows the bundle: they fit 256 MiB, with what calls need besides.
+            connections: 4096,
+            // Pods have addresses of their own and one connection each. Those on a node's network share its address, and a
+            // node has at most 110 pods, 256 where somebody raised it to what a /24 holds.
+            connections_per_address: 256,
+            first_call: Duration::from_secs(30),
             watchers: 16_384,
             concurrent: 16,
             waiting: 8192,
@@ -276,6 +287,20 @@ impl Config {
         Schedule { root_lifetime, issuer_lifetime, overlap, retire }
     }
 
+    /// How many connections are held.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let Limits { connections: total, connections_per_address: per_peer, .. } = self.limits;
+        Bounds { total, per_peer, busy_give_way: true }
+    }
+
+    /// How long a connection may ask for nothing. Members follow the trust bundle all the time.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        let first = self.limits.first_call;
+        Patience { first, idle: first.saturating_mul(4) }
+    }
+
     /// Rate of one holder of an identity.
     #[must_use]
     pub fn rate(&self) -> Rate {
@@ -326,6 +351,7 @@ impl Validate for Config {
         for (key, value) in [
             ("rotation.check_interval", check_interval),
             ("limits.deadline", limits.deadline),
+            ("limits.first_call", limits.first_call),
             ("kubernetes.timeout", self.kubernetes.timeout),
             ("limits.refill", limits.refill),
         ] {
@@ -333,6 +359,7 @@ impl Validate for Config {
         }
         for (key, value) in [
             ("limits.connections", limits.connections),
+            ("limits.connections_per_address", limits.connections_per_address),
             ("limits.watchers", limits.watchers),
             ("limits.concurrent", limits.concurrent),
             ("limits.holders", limits.holders),

@@ -7,12 +7,11 @@ mod audit;
 mod bounded;
 mod trust;
 
-pub use bounded::bounded;
+pub use bounded::{Link, Placed, Watch, bounded};
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh_api::{
-    grpc::Peer,
     proto::{
         CertifyRequest, CertifyResponse, WatchTrustRequest,
         identity_server::{Identity, IdentityServer},
@@ -189,7 +188,8 @@ impl Service {
 impl Identity for Service {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let began = Instant::now();
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let link = request.extensions().get::<Link>();
+        let (peer, _busy) = (link.map(|link| link.peer.address), link.map(Link::call));
         let request = request.into_inner();
         let mut caller = None;
         metrics::gauge!(telemetry::CALLS).increment(1.0);
@@ -217,8 +217,8 @@ impl Identity for Service {
 
     type WatchTrustStream = Following;
 
-    async fn watch_trust(&self, _request: Request<WatchTrustRequest>) -> Result<Response<Following>, Status> {
-        match self.watchers.follow(self.issuing.clone()) {
+    async fn watch_trust(&self, request: Request<WatchTrustRequest>) -> Result<Response<Following>, Status> {
+        match self.watchers.follow(self.issuing.clone(), request.extensions().get()) {
             Some(following) => Ok(Response::new(following)),
             None => Err(exhausted("too many members follow the trust bundle already".into(), RETRY_AFTER * 10)),
         }

@@ -163,7 +163,7 @@ pub enum DefaultTransport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where it listens; it asks nobody who they are.
+    /// Where it listens. All but health and metrics is for this machine (or pod) only.
     pub listen: SocketAddr,
 }
 

@@ -40,7 +40,7 @@ const VALUES: [(&str, &str); 7] = [
     (
         "another trust domain, strict",
         "trustDomain: prod.example\nclusterDomain: k8s.local\ndefaults: { transport: strict, allow: false }\n\
-         ca: { checkAddress: false, certificates: { ttl: 1h }, rotation: { overlap: 2h } }\n\
+         ca: { checkAddress: false, connections: 10000, certificates: { ttl: 1h }, rotation: { overlap: 2h } }\n\
          webhook: { failurePolicy: Ignore, timeoutSeconds: 3, excludedNamespaces: [one, two] }",
     ),
     (

@@ -1,8 +1,9 @@
 //! The admin server that every process has: `/live`, `/ready`, `/metrics`, `/log-level`, and what the process mounts.
-//! Floor 3: imports `log` and `sys`.
+//! Floor 3: imports `log`, `places` and `sys`.
 //!
 //! It answers people and monitoring; it never shares a thread with a request path. It may listen on every address, for
-//! probes and monitoring: it asks nobody who they are, so whatever changes something is for this machine (or pod) only.
+//! probes and monitoring: it asks nobody who they are, so whatever changes something, and whatever shows more than health and
+//! metrics, is for this machine (or pod) only. Port-forwards come from there, too.
 
 use std::{
     convert::Infallible,
@@ -27,14 +28,20 @@ use tokio::{
 
 use crate::{
     log::LogLevel,
+    places::{Activity, Bounds, Patience, Place, Places},
     sys::{Listener, Stream, Sys},
 };
 
-/// Connections served at once.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections served at once. Kubelets ask here whether processes and applications live, and so may everybody else: the
+/// server always accepts, and who needs its connection least gives way.
+const MAX_CONNECTIONS: usize = 256;
+/// Connections of one address: more than a kubelet has, that asks for every container of a pod at once.
+const MAX_OF_A_PEER: usize = 32;
+/// The first head comes within this time.
+const FIRST_HEAD: Duration = Duration::from_secs(2);
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// A connection lives at most this long without a request, a head may take this long.
+/// A connection lives at most this long without a request, a later head may take this long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body may take this long.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,9 +59,9 @@ pub struct AdminRequest {
     pub path: String,
     /// Query, without `?`; empty where there is none.
     pub query: String,
-    /// Body.
+    /// Body; that of GET and HEAD is not read.
     pub body: Bytes,
-    /// Who asks. Other than GET and HEAD come from a loopback address only.
+    /// Who asks. What changes something, and what is not open to everybody, is asked from a loopback address only.
     pub peer: SocketAddr,
     /// The address by which it was reached.
     pub local: SocketAddr,
@@ -70,6 +77,10 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Option<AdminResponse>> + Send 
 pub trait Mount: Send + Sync + 'static {
     /// Answers, or leaves it to the next.
     fn answer<'a>(&'a self, request: &'a AdminRequest) -> Answer<'a>;
+    /// Whether everybody may look at this path, and not only who is on this machine (or pod).
+    fn is_open(&self, _path: &str) -> bool {
+        false
+    }
     /// Paths with a line about each, for the index page.
     fn index(&self) -> Vec<(&'static str, &'static str)>;
     /// Why the process is not ready; `None`: it is.
@@ -104,18 +115,18 @@ pub async fn bind(sys: &Sys, address: SocketAddr) -> io::Result<Listener> {
 pub async fn serve(listener: Listener, admin: Admin) {
     let admin = Arc::new(admin);
     let mut connections = JoinSet::new();
+    let bounds = Bounds { total: MAX_CONNECTIONS, per_peer: MAX_OF_A_PEER, busy_give_way: true };
+    let mut places = Places::new(bounds);
     loop {
         while let Some(ended) = connections.try_join_next() {
             note(ended);
         }
-        if connections.len() >= MAX_CONNECTIONS {
-            if let Some(ended) = connections.join_next().await {
-                note(ended);
-            }
-            continue;
-        }
         match listener.accept().await {
-            Ok((stream, peer)) => drop(connections.spawn(connection(stream, peer, Arc::clone(&admin)))),
+            Ok((stream, peer)) => {
+                if let Some(place) = places.take(peer.ip()) {
+                    connections.spawn(placed(stream, peer, place, Arc::clone(&admin)));
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "admin server cannot accept");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -130,9 +141,27 @@ fn note(ended: Result<(), JoinError>) {
     }
 }
 
-async fn connection(stream: Stream, peer: SocketAddr, admin: Arc<Admin>) {
+/// Serves a connection for as long as it has its place and makes use of it.
+async fn placed(stream: Stream, peer: SocketAddr, mut place: Place, admin: Arc<Admin>) {
+    let activity = Arc::clone(place.activity());
+    let patience = Patience { first: FIRST_HEAD, idle: LIFETIME + LAST_ANSWER };
+    tokio::select! {
+        () = connection(stream, peer, Arc::clone(&activity), admin) => {}
+        () = place.revoked() => {}
+        () = activity.over(patience) => {}
+    }
+}
+
+async fn connection(stream: Stream, peer: SocketAddr, activity: Arc<Activity>, admin: Arc<Admin>) {
     let Ok(local) = stream.local_addr() else { return };
-    let service = service_fn(move |request| respond(Arc::clone(&admin), (peer, local), request));
+    let service = service_fn(move |request| {
+        let (busy, admin) = (activity.request(), Arc::clone(&admin));
+        async move {
+            let answer = respond(admin, (peer, local), request).await;
+            drop(busy);
+            answer
+        }
+    });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -158,16 +187,21 @@ async fn respond(
     if !is_asked_by_address(&request) || is_asked_by_page(request.headers()) {
         return Ok(text(StatusCode::FORBIDDEN, "the admin server is asked by address only, and not by pages\n"));
     }
-    if !may_ask(request.method(), peer) {
-        let why = "this changes something, and changes are taken from the machine (or pod) that runs this process only: \
-                   ask from there, over its loopback address\n";
+    let path = request.uri().path();
+    if !may_ask(request.method(), is_open(path) || admin.mount.is_open(path), peer) {
+        let why = "this changes something, or shows what is not everybody's, and is for the machine (or pod) that runs this \
+                   process only: ask from there, over its loopback address, or by a port-forward\n";
         return Ok(text(StatusCode::FORBIDDEN, why));
     }
     let (parts, body) = request.into_parts();
-    let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n")),
-        Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
+    // Who only looks is not waited for: a body that comes slowly would be a connection that never gives way.
+    let body = match is_look(&parts.method) {
+        true => Bytes::new(),
+        false => match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off\n")),
+            Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
+        },
     };
     let request = AdminRequest {
         method: parts.method,
@@ -186,9 +220,18 @@ async fn respond(
     })
 }
 
-/// Everybody may look; only who is on this machine may change anything.
-fn may_ask(method: &Method, peer: SocketAddr) -> bool {
-    matches!(*method, Method::GET | Method::HEAD) || peer.ip().to_canonical().is_loopback()
+/// Everybody may look at what is open; who is on this machine may do anything.
+fn may_ask(method: &Method, open: bool, peer: SocketAddr) -> bool {
+    (is_look(method) && open) || peer.ip().to_canonical().is_loopback()
+}
+
+/// Health and metrics are what kubelets and monitoring ask for.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/live" | "/ready" | "/metrics")
+}
+
+fn is_look(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// One `Host`, and it an address; so is the host of an absolute target.
@@ -273,18 +316,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_changes_anything() {
+    fn only_this_machine_changes_anything_and_sees_what_is_not_open() {
         let from = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 40_000);
         for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
-                assert!(may_ask(&method, from(ip)), "{method} from {ip}");
+                assert!(may_ask(&method, true, from(ip)) && may_ask(&method, false, from(ip)), "{method} from {ip}");
             }
         }
         for ip in ["10.1.2.3", "192.168.0.1", "::ffff:10.1.2.3", "fd00::1", "fe80::1", "0.0.0.0", "::"] {
-            assert!(may_ask(&Method::GET, from(ip)) && may_ask(&Method::HEAD, from(ip)));
+            for look in [Method::GET, Method::HEAD] {
+                assert!(may_ask(&look, true, from(ip)) && !may_ask(&look, false, from(ip)), "{look} from {ip}");
+            }
             let other = Method::from_bytes(b"WHATEVER").unwrap();
             for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS, other] {
-                assert!(!may_ask(&method, from(ip)), "{method} from {ip}");
+                assert!(!may_ask(&method, true, from(ip)), "{method} from {ip}");
             }
         }
     }

@@ -17,6 +17,7 @@
 //!     spiffe      identities
 //!     pattern     users' regular expressions, bounded
 //!     backoff     waits between tries
+//!     places      connections of a server that anybody reaches, bounded
 //!     probe       health probes that sidecars carry out
 //!     supervise   tasks whose end is noticed
 //! ```
@@ -32,6 +33,7 @@ pub mod log;
 pub mod model;
 pub mod names;
 pub mod pattern;
+pub mod places;
 pub mod probe;
 pub mod resources;
 pub mod spiffe;

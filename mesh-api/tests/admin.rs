@@ -15,8 +15,8 @@ use mesh_api::{
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinHandle,
+    net::{TcpSocket, TcpStream},
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 
@@ -285,6 +285,67 @@ mod server {
             }
         };
         tokio::join!(kinds(""), kinds(head), kinds(&body), kinds(&idle));
+    }
+
+    /// One peer with far more connections than it may have, of which each that is closed is opened again: whoever asks from
+    /// another address, as kubelets do, is answered at once.
+    #[tokio::test]
+    async fn a_peer_with_many_connections_keeps_nobody_else_out() {
+        let scene = Scene::new().await;
+        let address = scene.address;
+        let (said, mut hearing) = tokio::sync::watch::channel(0_u32);
+        let mut flood = JoinSet::new();
+        for number in 0..200 {
+            let said = said.clone();
+            flood.spawn(async move {
+                loop {
+                    let mut tcp = TcpStream::connect(address).await.unwrap();
+                    let get = b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+                    if number % 2 == 0 && tcp.write_all(get).await.is_ok() {
+                        let _ = tcp.read(&mut [0; 1024]).await;
+                        said.send_modify(|said| *said += 1);
+                    }
+                    let asking = async {
+                        // Now and then one more, so that it never seems to be idle.
+                        while number % 2 == 0 && tcp.write_all(get).await.is_ok() {
+                            tokio::time::sleep(Duration::from_millis(200)).await;
+                        }
+                    };
+                    asking.await;
+                    let _ = tcp.read_to_end(&mut Vec::new()).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        timeout(LIMIT, hearing.wait_for(|said| *said >= 100)).await.unwrap().unwrap();
+        for _ in 0..20 {
+            let probing = async {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+                let mut tcp = socket.connect(address).await.unwrap();
+                tcp.write_all(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await.unwrap();
+                let mut answer = String::new();
+                tcp.read_to_string(&mut answer).await.unwrap();
+                answer
+            };
+            let answer = timeout(Duration::from_secs(2), probing).await.expect("a probe was kept out");
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            assert!(answer.ends_with("ready\n"), "{answer}");
+        }
+        let open = flood.len();
+        assert_eq!(open, 200, "somebody of the flood gave up");
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_hung_up_on_soon() {
+        let scene = Scene::new().await;
+        let mut silent = TcpStream::connect(scene.address).await.unwrap();
+        let mut slow = TcpStream::connect(scene.address).await.unwrap();
+        slow.write_all(b"GET /live HTTP/1.1\r\nHost").await.unwrap();
+        for tcp in [&mut silent, &mut slow] {
+            let ended = timeout(Duration::from_secs(5), tcp.read_to_end(&mut Vec::new())).await;
+            assert!(ended.is_ok(), "it is waited for");
+        }
     }
 
     #[tokio::test]

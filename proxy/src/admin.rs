@@ -18,6 +18,9 @@ use crate::{
     worker::Phase,
 };
 
+/// In the place of a value that is not shown.
+const REDACTED: &str = "(not shown)";
+
 /// What the pages show.
 pub struct ProxyAdmin {
     /// Configuration in force.
@@ -55,11 +58,21 @@ impl ProxyAdmin {
     async fn page(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "config": *self.config,
+            "config": shown(&self.config),
             "identity": self.identity(),
             "discovery": { "connected": self.connection.is_up(), "held": self.discovery.dump().await },
         })
     }
+}
+
+/// The configuration without what may be secret: the headers by which an application knows who probes it.
+fn shown(config: &Config) -> Config {
+    let mut config = config.clone();
+    let gets = config.admin.probes.iter_mut().filter_map(|probe| probe.https.as_mut());
+    for (_, value) in gets.flat_map(|get| &mut get.headers) {
+        *value = REDACTED.into();
+    }
+    config
 }
 
 impl Mount for ProxyAdmin {
@@ -73,6 +86,11 @@ impl Mount for ProxyAdmin {
                 _ => None,
             }
         })
+    }
+
+    /// Kubelets ask for probes; what is known of the mesh is not everybody's.
+    fn is_open(&self, path: &str) -> bool {
+        path.starts_with(probe::PREFIX)
     }
 
     fn index(&self) -> Vec<(&'static str, &'static str)> {
@@ -98,5 +116,22 @@ impl Mount for ProxyAdmin {
             State::Waiting => Some("no policy yet".into()),
             State::Missing(reason) => Some(format!("the controller does not know this workload: {reason}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::probe::{Get, Probe};
+
+    use super::*;
+
+    #[test]
+    fn headers_of_probes_are_not_shown() {
+        let get = Get { path: "/health".into(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
+        let mut config = Config::default();
+        config.admin.probes = vec![Probe { at: "/probe/web/livez".into(), port: 8443, seconds: 1, https: Some(get) }];
+        let shown = serde_json::to_string(&shown(&config)).unwrap();
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("Authorization") && shown.contains(REDACTED) && shown.contains("/health"), "{shown}");
     }
 }

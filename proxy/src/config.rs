@@ -268,7 +268,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("outbound.connect_timeout", "How long connecting to an endpoint may take, handshake included."),
     ("outbound.max_connections", "Outbound connections at once; further ones wait in the kernel's queue."),
     ("outbound.max_pending", "Requests that may wait for a connection to one endpoint."),
-    ("admin.listen", "Where the admin server listens."),
+    (
+        "admin.listen",
+        "Where the admin server listens. Health, the probes and metrics are everybody's; all else is answered to this machine (or pod) and to port-forwards only.",
+    ),
     (
         "admin.probes",
         "List of `{at, port, seconds, https}`: health probes of the application that a kubelet asks the admin server for, by \

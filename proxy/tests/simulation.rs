@@ -178,21 +178,33 @@ async fn ask(entry: SocketAddr) -> std::io::Result<String> {
     Ok(format!("{} {}", answer.get(9..12).unwrap_or("no status"), body.trim()))
 }
 
-/// Sees that the cut is one, and that the proxy finds back.
+/// Sees that the cut is one, and that the proxy finds back; and what it may see.
 async fn operator(admin: SocketAddr) -> turmoil::Result {
     for (at, connected) in [(CUT, "1"), (REPAIRED, "0"), (CRASHED, "1"), (END, "1")] {
         sleep(at - Duration::from_secs(1) - clock()).await;
-        let mut stream = TcpStream::connect(admin).await?;
-        let question = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-        stream.write_all(question.as_bytes()).await?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page).await?;
+        let page = page(admin, "/metrics").await?;
         let line = format!("\nmesh_discovery_connected {connected}\n");
         if !page.contains(&line) {
             return Err(format!("at {at:?} not `{}`:\n{page}", line.trim()).into());
         }
     }
+    // Another machine sees no more than health and metrics.
+    for (path, status) in [("/live", "200"), ("/ready", "200"), ("/config", "403"), ("/log-level", "403")] {
+        let page = page(admin, path).await?;
+        if page.get(9..12) != Some(status) || page.contains("cart.shop") {
+            return Err(format!("{path} of another machine's proxy: {page}").into());
+        }
+    }
     Ok(())
+}
+
+async fn page(admin: SocketAddr, path: &str) -> Result<String, std::io::Error> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let question = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes()).await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    Ok(page)
 }
 
 /// Lets time pass, and strikes when it is time to.

@@ -4,7 +4,10 @@
 pub const KEYS: &[(&str, &str)] = &[
     ("trust_domain", "Trust domain of the mesh: the one root of trust, and the host part of every identity."),
     ("listen", "Where members ask for certificates and follow the trust bundle."),
-    ("admin", "Where the admin server listens. Whatever changes something is taken from this machine (or pod) only."),
+    (
+        "admin",
+        "Where the admin server listens. Health and metrics are everybody's; all else is answered to this machine (or pod) and to port-forwards only.",
+    ),
     (
         "store",
         "Where roots and issuers are kept: `folder`, or `kubernetes`: in the Secret `mesh-ca`, shared by every replica, whose leader (Lease `mesh-ca`) rotates them and keeps the ConfigMap `mesh-trust` in every namespace.",
@@ -46,7 +49,15 @@ pub const KEYS: &[(&str, &str)] = &[
     ("rotation.overlap", "From announcing a new root to signing under it: every member must have heard of it by then."),
     ("rotation.retire", "From signing under a new root to forgetting the old one; at least `certificates.max_ttl`."),
     ("rotation.check_interval", "How often to look whether something is due, or was replaced."),
-    ("limits.connections", "Connections at once; further ones are closed."),
+    (
+        "limits.connections",
+        "Connections at once: one for each member, about 40 KiB each. For each one more, one that asks for nothing is closed, or one of the address that has most.",
+    ),
+    (
+        "limits.connections_per_address",
+        "Connections of one address at once; for each one more, one of its own is closed. Pods on a node's network share its address.",
+    ),
+    ("limits.first_call", "A connection without any call is closed after this time."),
     ("limits.watchers", "Members that follow the trust bundle at once."),
     ("limits.concurrent", "Certificates made at once."),
     ("limits.waiting", "Calls that wait for their turn; further ones are refused."),

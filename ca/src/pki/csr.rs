@@ -18,8 +18,9 @@ use x509_parser::{
 
 use super::{KeyKind, PublicKey};
 
-/// Longest request that is looked at, in bytes.
-pub const MAX_CSR: usize = 64 * 1024;
+/// Longest request that is looked at, in bytes: the longest keys that there are need half of it. It is held for whoever
+/// sends one, before anything is known of who that is.
+pub const MAX_CSR: usize = 16 * 1024;
 /// RSA moduli that are accepted, in bytes: 2048 to 4096 bits. Longer ones cost the verifier, shorter ones nobody.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
 

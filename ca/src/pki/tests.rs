@@ -343,7 +343,7 @@ fn i08_broken_requests() {
     // Indefinite length, deep nesting, a length that promises more than there is.
     assert_eq!(parse_csr(&[0x30, 0x80, 0x30, 0x80, 0, 0, 0, 0]).unwrap_err(), CsrError::Malformed);
     assert_eq!(parse_csr(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]).unwrap_err(), CsrError::Malformed);
-    let nested = (0..5000).fold(Vec::new(), |inner, _| der(0x30, &[&inner]));
+    let nested = (0..4000).fold(Vec::new(), |inner, _| der(0x30, &[&inner]));
     assert_eq!(parse_csr(&nested).unwrap_err(), CsrError::Malformed);
     // The signature of another key, and of another request.
     let mut swapped = good.clone();
@@ -352,10 +352,10 @@ fn i08_broken_requests() {
     assert!(parse_csr(&swapped).is_err());
     // Nesting and names in the parts that are stepped over cost nothing.
     let mut params = CertificateParams::default();
-    let names = (0..2500).map(|n| SanType::DnsName(format!("n{n}.example.com").try_into().unwrap()));
+    let names = (0..800).map(|n| SanType::DnsName(format!("n{n}.example.com").try_into().unwrap()));
     params.subject_alt_names = names.collect();
     let many = request(&params, &KeyPair::generate().unwrap());
-    assert!(many.len() < MAX_CSR);
+    assert!(many.len() < MAX_CSR && many.len() > MAX_CSR / 4 * 3);
     assert!(parse_quickly(&many).is_ok());
     assert!(started.elapsed() < Duration::from_secs(20));
 }

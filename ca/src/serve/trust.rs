@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::Status;
 
+use super::bounded::{Link, Watch};
 use crate::{issuer::Issuing, telemetry};
 
 /// Counts streams.
@@ -29,13 +30,17 @@ impl Watchers {
         Self { count: Arc::default(), limit }
     }
 
-    /// A stream that begins with the present bundle; `None` where there are too many.
-    pub(super) fn follow(&self, issuing: watch::Receiver<Arc<Issuing>>) -> Option<Following> {
+    /// A stream that begins with the present bundle, over that connection; `None` where there are too many.
+    pub(super) fn follow(&self, issuing: watch::Receiver<Arc<Issuing>>, link: Option<&Link>) -> Option<Following> {
+        let watch = match link {
+            Some(link) => Some(link.watch()?),
+            None => None,
+        };
         let one_more = |count: usize| (count < self.limit).then_some(count + 1);
         self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         metrics::gauge!(telemetry::WATCHERS).increment(1.0);
         let place = Place(Arc::clone(&self.count));
-        Some(Following { newest: WatchStream::new(issuing), sent: None, _place: place })
+        Some(Following { newest: WatchStream::new(issuing), sent: None, _place: place, _watch: watch })
     }
 }
 
@@ -54,6 +59,7 @@ pub struct Following {
     newest: WatchStream<Arc<Issuing>>,
     sent: Option<TrustBundle>,
     _place: Place,
+    _watch: Option<Watch>,
 }
 
 impl Stream for Following {

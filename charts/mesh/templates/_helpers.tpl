@@ -169,6 +169,9 @@ authentication = "kubernetes"
 [token_review]
 check_address = {{ .Values.ca.checkAddress }}
 
+[limits]
+connections = {{ .Values.ca.connections }}
+
 [certificates]
 default_ttl = {{ .Values.ca.certificates.ttl | quote }}
 min_ttl = {{ .Values.ca.certificates.minTtl | quote }}

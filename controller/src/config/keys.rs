@@ -32,7 +32,10 @@ pub const KEYS: &[(&str, &str)] = &[
         "PEM file with the roots to trust for the first contact; read again when it cannot be made.",
     ),
     ("identity.validity_seconds", "Wished validity of certificates; 0 leaves it to the authority."),
-    ("admin.listen", "Where the admin server listens; it asks nobody who they are."),
+    (
+        "admin.listen",
+        "Where the admin server listens. Health and metrics are everybody's; all else is answered to this machine (or pod) and to port-forwards only.",
+    ),
     ("limits.streams", "Streams of proxies at once; further ones are refused."),
     ("limits.subscriptions", "Destinations that one proxy watches at once."),
     (

@@ -2,25 +2,24 @@
 //! whoever else reaches the port.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use hyper::{body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mesh_api::sys::{Listener, Stream};
+use mesh_api::{
+    places::{Activity, Bounds, Patience, Place, Places},
+    sys::{Listener, Stream},
+};
 use tokio::{
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -35,6 +34,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// A connection without requests is kept this long: longer than API servers keep it (90 s), so that it is they who close it,
 /// and no request meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(180);
+/// How long a connection may do nothing.
+const PATIENCE: Patience = Patience { first: FIRST_REQUEST, idle: IDLE };
 /// The last answer on a connection that is to be closed may take this long.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// After `stopped`, connections are taken for this long: it takes a while until nobody is sent here any more.
@@ -59,7 +60,9 @@ pub async fn serve(
     let address = listener.local_addr()?;
     tracing::info!(%address, "webhooks are served");
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = Connections::default();
+    let mut connections = JoinSet::new();
+    // All API servers may have the address of one proxy, and nobody else shall keep theirs from being answered.
+    let mut places = Places::new(Bounds { total: MAX_CONNECTIONS, per_peer: MAX_CONNECTIONS, busy_give_way: false });
     let mut end = pin!(async {
         stopped.await;
         sleep(LINGER).await;
@@ -69,9 +72,13 @@ pub async fn serve(
             () = &mut end => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let activity = Arc::new(Activity::new());
-                    let serving = connection(stream, peer, acceptor.clone(), webhook.clone(), activity.clone());
-                    connections.start(serving, activity);
+                    while let Some(ended) = connections.try_join_next() {
+                        note(ended);
+                    }
+                    match places.take(peer.ip()) {
+                        Some(place) => drop(connections.spawn(placed(stream, peer, place, acceptor.clone(), webhook.clone()))),
+                        None => tracing::warn!(%peer, "too many connections that all have requests: a new one is given up"),
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -82,89 +89,20 @@ pub async fn serve(
     }
 }
 
-/// When a connection last did something.
-struct Activity {
-    begun: Instant,
-    /// Requests that are being answered.
-    busy: AtomicUsize,
-    /// Requests there were.
-    requests: AtomicU64,
-    /// End of the last one, in milliseconds since `begun`.
-    last: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self { begun: Instant::now(), busy: 0.into(), requests: 0.into(), last: 0.into() }
-    }
-
-    /// Counts a request from here until the answer is dropped.
-    fn request(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > 0
-    }
-
-    fn since(&self) -> Instant {
-        self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
-
-    /// Until it is to be closed.
-    async fn over(&self) {
-        loop {
-            let patience = if self.requests.load(Ordering::Relaxed) == 0 { FIRST_REQUEST } else { IDLE };
-            let until = self.since() + patience;
-            if !self.is_busy() && Instant::now() >= until {
-                return;
-            }
-            tokio::time::sleep_until(until.max(Instant::now() + Duration::from_secs(1))).await;
-        }
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection of the webhook failed");
     }
 }
 
-struct Busy(Arc<Activity>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let passed = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last.store(passed, Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Connections that are served.
-#[derive(Default)]
-struct Connections {
-    tasks: JoinSet<()>,
-    known: VecDeque<(AbortHandle, Arc<Activity>)>,
-}
-
-impl Connections {
-    fn start(&mut self, serving: impl Future<Output = ()> + Send + 'static, activity: Arc<Activity>) {
-        while let Some(ended) = self.tasks.try_join_next() {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                tracing::error!(%error, "a connection of the webhook failed");
-            }
-        }
-        self.known.retain(|(task, _)| !task.is_finished());
-        if self.known.len() >= MAX_CONNECTIONS {
-            let idle = self.known.iter().enumerate().filter(|(_, (_, activity))| !activity.is_busy());
-            let Some((at, _)) = idle.min_by_key(|(_, (_, activity))| activity.since()) else {
-                tracing::warn!("too many connections that all have requests: a new one is given up");
-                return;
-            };
-            if let Some((oldest, _)) = self.known.remove(at) {
-                tracing::debug!("too many connections: the one that is idle for longest is given up");
-                oldest.abort();
-            }
-        }
-        self.known.push_back((self.tasks.spawn(serving), activity));
+/// Serves a connection for as long as it has its place.
+async fn placed(stream: Stream, peer: SocketAddr, mut place: Place, acceptor: TlsAcceptor, webhook: Arc<Webhook>) {
+    let activity = Arc::clone(place.activity());
+    tokio::select! {
+        () = connection(stream, peer, acceptor, webhook, activity) => {}
+        () = place.revoked() => {}
     }
 }
 
@@ -230,7 +168,7 @@ where
 {
     tokio::select! {
         ended = serving.as_mut() => return ended,
-        () = activity.over() => {}
+        () = activity.over(PATIENCE) => {}
     }
     close(serving.as_mut());
     timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))

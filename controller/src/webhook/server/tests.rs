@@ -152,15 +152,16 @@ async fn connections_that_say_nothing_keep_nobody_out() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_connections_end_after_the_first_request_later_than_before_it() {
-    let activity = Arc::new(Activity::new());
-    let begun = Instant::now();
-    activity.over().await;
+    let mut places = Places::new(Bounds { total: 1, per_peer: 1, busy_give_way: false });
+    let activity = Arc::clone(places.take([127, 0, 0, 1].into()).unwrap().activity());
+    let begun = tokio::time::Instant::now();
+    activity.over(PATIENCE).await;
     assert!(begun.elapsed() >= FIRST_REQUEST && begun.elapsed() < FIRST_REQUEST * 2);
     let busy = activity.request();
-    let waiting = timeout(IDLE * 2, activity.over());
+    let waiting = timeout(IDLE * 2, activity.over(PATIENCE));
     assert!(waiting.await.is_err(), "it is busy");
     drop(busy);
-    let begun = Instant::now();
-    activity.over().await;
+    let begun = tokio::time::Instant::now();
+    activity.over(PATIENCE).await;
     assert!(begun.elapsed() >= IDLE - Duration::from_secs(1) && begun.elapsed() < IDLE * 2);
 }
