@@ -17,7 +17,7 @@ mod version;
 pub use self::{
     addresses::{find_addresses, follow_addresses},
     bundle::keep_bundle,
-    mutate::inject,
+    mutate::{inject, is_new_pod},
     namespaces::{Found, KubeNamespaces, Lookup, NamespaceLookup, StaticNamespaces},
     review::{Answer, BadReview, Request, read_review},
     server::serve,
@@ -157,6 +157,7 @@ impl Webhook {
         let request = read_review(&body)?;
         drop(body);
         let (outcome, answer) = match hook {
+            Hook::Inject if !is_new_pod(&request)? => (Admission::Left, Answer::default()),
             Hook::Inject => {
                 let found = self.namespaces.find(&request.namespace).await;
                 let version = *self.known.version.borrow();

@@ -11,25 +11,31 @@ use crate::{
     telemetry::Admission,
 };
 
-/// Answers a review of a pod.
+/// Whether a review is of a pod that is being made: what a pod is made of is fixed then.
 ///
 /// # Errors
-/// [`BadReview`] where the object is no pod, or its namespace would decide and is not known.
+/// [`BadReview`] where the object is no pod, or is in no namespace.
+pub fn is_new_pod(request: &Request) -> Result<bool, BadReview> {
+    if !request.kind.group.is_empty() || request.kind.kind != "Pod" {
+        let kind = &request.kind.kind;
+        return Err(BadReview::Kind(format!("{kind} is not injected, Pods are: the webhook's rules ask for too much")));
+    }
+    if request.namespace.is_empty() {
+        return Err(BadReview::Namespace(String::new()));
+    }
+    Ok(request.operation == "CREATE" && request.sub_resource.is_empty())
+}
+
+/// Answers a review of a new pod.
+///
+/// # Errors
+/// [`BadReview`] where its namespace would decide and is not known.
 pub fn inject(
     request: &Request,
     found: &Found,
     settings: &Settings,
     version: Option<Version>,
 ) -> Result<(Admission, Answer), BadReview> {
-    if request.kind.group.is_empty() && request.kind.kind == "Pod" {
-        if request.operation != "CREATE" || !request.sub_resource.is_empty() {
-            // What a pod is made of is fixed when it is made.
-            return Ok((Admission::Left, Answer::default()));
-        }
-    } else {
-        let kind = &request.kind.kind;
-        return Err(BadReview::Kind(format!("{kind} is not injected, Pods are: the webhook's rules ask for too much")));
-    }
     let (namespace, unknown) = match found {
         Found::Known(namespace) => (namespace.clone(), None),
         Found::Unknown(why) => (Namespace { name: request.namespace.clone(), ..Namespace::default() }, Some(why)),

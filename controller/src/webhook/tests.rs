@@ -16,9 +16,12 @@ struct Bench {
 fn bench() -> Bench {
     let enabled = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
     let spaces = [("shop".to_owned(), enabled), ("other".to_owned(), BTreeMap::new())];
+    bench_of(Arc::new(StaticNamespaces(spaces.into())))
+}
+
+fn bench_of(namespaces: Arc<dyn NamespaceLookup>) -> Bench {
     let ((to_version, version), (to_addresses, addresses)) = (watch::channel(None), watch::channel(None));
     let known = Known { version, addresses };
-    let namespaces = Arc::new(StaticNamespaces(spaces.into()));
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
     Bench {
@@ -117,6 +120,39 @@ async fn what_is_no_review_is_told_so() {
     }
     let large = bench.post("/inject", vec![b' '; MAX_REVIEW + 1]).await;
     assert_eq!(large.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// Tells what it is asked, and knows nothing.
+#[derive(Default)]
+struct Asked(parking_lot::Mutex<Vec<String>>);
+
+impl NamespaceLookup for Asked {
+    fn find<'a>(&'a self, name: &'a str) -> Lookup<'a> {
+        self.0.lock().push(name.to_owned());
+        Box::pin(std::future::ready(Found::Unknown("not yet".to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn what_no_namespace_is_called_is_asked_for_nowhere() {
+    let asked = Arc::new(Asked::default());
+    let bench = bench_of(asked.clone());
+    let long = "x".repeat(64);
+    for name in ["?watch=1", "shop/pods", "shop?watch=1", "../pods", "shop%2fpods", "Shop", "a.b", "-a", " ", &long] {
+        for path in ["/inject", "/validate"] {
+            let (status, said) = bench.post(path, review(of_pod(name, &pod(json!({})))).to_string()).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{name}: {said}");
+        }
+    }
+    let (status, _) = bench.post("/inject", review(of_pod("", &pod(json!({})))).to_string()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    // Nor where nothing depends on it.
+    let mut gone = of_pod("shop", &pod(json!({})));
+    gone["operation"] = "DELETE".into();
+    assert_eq!(bench.review("/inject", gone).await["allowed"], true);
+    assert!(asked.0.lock().is_empty(), "{:?}", asked.0.lock());
+    bench.post("/inject", review(of_pod("shop", &pod(json!({})))).to_string()).await;
+    assert_eq!(*asked.0.lock(), ["shop"]);
 }
 
 #[tokio::test]
