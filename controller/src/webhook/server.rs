@@ -2,16 +2,14 @@
 //! whoever else reaches the port.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,21 +18,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_api::sys::{Listener, Stream};
 use tokio::{
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::Webhook;
+use super::{Caller, Webhook};
 
 /// Connections at once. For each one more, the one that did nothing for longest is given up.
 const MAX_CONNECTIONS: usize = 512;
+/// Connections of one address at once; an API server has a few, and several may be behind one address.
+const MAX_OF_SOURCE: usize = 64;
 /// A handshake takes at most this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The first request comes within this time.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// A connection without requests is kept this long: longer than API servers keep it (90 s), so that it is they who close it,
-/// and no request meets a connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(180);
 /// The last answer on a connection that is to be closed may take this long.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// After `stopped`, connections are taken for this long: it takes a while until nobody is sent here any more.
@@ -69,9 +64,13 @@ pub async fn serve(
             () = &mut end => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let activity = Arc::new(Activity::new());
-                    let serving = connection(stream, peer, acceptor.clone(), webhook.clone(), activity.clone());
-                    connections.start(serving, activity);
+                    let from = peer.ip().to_canonical();
+                    let Some(caller) = connections.admit(from) else {
+                        tracing::debug!(%peer, "too many connections that all have requests: a new one is given up");
+                        continue;
+                    };
+                    let serving = connection(stream, peer, acceptor.clone(), webhook.clone(), caller.clone());
+                    connections.start(from, caller, serving);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -82,69 +81,23 @@ pub async fn serve(
     }
 }
 
-/// When a connection last did something.
-struct Activity {
-    begun: Instant,
-    /// Requests that are being answered.
-    busy: AtomicUsize,
-    /// Requests there were.
-    requests: AtomicU64,
-    /// End of the last one, in milliseconds since `begun`.
-    last: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self { begun: Instant::now(), busy: 0.into(), requests: 0.into(), last: 0.into() }
-    }
-
-    /// Counts a request from here until the answer is dropped.
-    fn request(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > 0
-    }
-
-    fn since(&self) -> Instant {
-        self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
-
-    /// Until it is to be closed.
-    async fn over(&self) {
-        loop {
-            let patience = if self.requests.load(Ordering::Relaxed) == 0 { FIRST_REQUEST } else { IDLE };
-            let until = self.since() + patience;
-            if !self.is_busy() && Instant::now() >= until {
-                return;
-            }
-            tokio::time::sleep_until(until.max(Instant::now() + Duration::from_secs(1))).await;
-        }
-    }
-}
-
-struct Busy(Arc<Activity>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let passed = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last.store(passed, Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Connections that are served.
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    known: VecDeque<(AbortHandle, Arc<Activity>)>,
+    known: Vec<Known>,
+}
+
+struct Known {
+    task: AbortHandle,
+    from: IpAddr,
+    caller: Arc<Caller>,
 }
 
 impl Connections {
-    fn start(&mut self, serving: impl Future<Output = ()> + Send + 'static, activity: Arc<Activity>) {
+    /// Room for one more from an address, and what it is counted in. Where there is none, another has to give way: one of
+    /// the same address, where that has its share; else one of an address that has most. `None` where none can.
+    fn admit(&mut self, from: IpAddr) -> Option<Arc<Caller>> {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended
                 && error.is_panic()
@@ -152,19 +105,25 @@ impl Connections {
                 tracing::error!(%error, "a connection of the webhook failed");
             }
         }
-        self.known.retain(|(task, _)| !task.is_finished());
-        if self.known.len() >= MAX_CONNECTIONS {
-            let idle = self.known.iter().enumerate().filter(|(_, (_, activity))| !activity.is_busy());
-            let Some((at, _)) = idle.min_by_key(|(_, (_, activity))| activity.since()) else {
-                tracing::warn!("too many connections that all have requests: a new one is given up");
-                return;
-            };
-            if let Some((oldest, _)) = self.known.remove(at) {
-                tracing::debug!("too many connections: the one that is idle for longest is given up");
-                oldest.abort();
-            }
+        self.known.retain(|one| !one.task.is_finished());
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for one in &self.known {
+            *counts.entry(one.from).or_default() += 1;
         }
-        self.known.push_back((self.tasks.spawn(serving), activity));
+        let full = counts.get(&from).is_some_and(|count| *count >= MAX_OF_SOURCE);
+        if full || self.known.len() >= MAX_CONNECTIONS {
+            let idle = self.known.iter().enumerate().filter(|(_, one)| !one.caller.is_busy());
+            let idle = idle.filter(|(_, one)| !full || one.from == from);
+            let (at, _) = idle.min_by_key(|(_, one)| (Reverse(counts.get(&one.from)), one.caller.since()))?;
+            tracing::debug!("too many connections: the one that is idle for longest is given up");
+            self.known.swap_remove(at).task.abort();
+        }
+        let shared = self.known.iter().find(|one| one.from == from).map(|one| one.caller.source.clone());
+        Some(Arc::new(Caller::new(shared.unwrap_or_default())))
+    }
+
+    fn start(&mut self, from: IpAddr, caller: Arc<Caller>, serving: impl Future<Output = ()> + Send + 'static) {
+        self.known.push(Known { task: self.tasks.spawn(serving), from, caller });
     }
 }
 
@@ -173,7 +132,7 @@ async fn connection(
     peer: SocketAddr,
     acceptor: TlsAcceptor,
     webhook: Arc<Webhook>,
-    activity: Arc<Activity>,
+    caller: Arc<Caller>,
 ) {
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -187,27 +146,27 @@ async fn connection(
         }
     };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2(stream, webhook, activity).await
+        http2(stream, webhook, caller).await
     } else {
-        http1(stream, webhook, activity).await
+        http1(stream, webhook, caller).await
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection of the webhook ended");
     }
 }
 
-async fn http1(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<Activity>) -> Result<(), hyper::Error> {
-    let requests = activity.clone();
+async fn http1(stream: TlsStream<Stream>, webhook: Arc<Webhook>, caller: Arc<Caller>) -> Result<(), hyper::Error> {
+    let requests = caller.clone();
     let service = service_fn(move |request| respond(webhook.clone(), requests.clone(), request));
     let mut http = http1::Builder::new();
     // The head has as long as the connection may be idle; who only drips it is the first to give way.
     http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD);
     let serving = http.serve_connection(TokioIo::new(stream), service);
-    closing(pin!(serving), &activity, |serving| serving.graceful_shutdown()).await
+    closing(pin!(serving), &caller, |serving| serving.graceful_shutdown()).await
 }
 
-async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<Activity>) -> Result<(), hyper::Error> {
-    let requests = activity.clone();
+async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, caller: Arc<Caller>) -> Result<(), hyper::Error> {
+    let requests = caller.clone();
     let service = service_fn(move |request| respond(webhook.clone(), requests.clone(), request));
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -216,13 +175,13 @@ async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<A
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let serving = http.serve_connection(TokioIo::new(stream), service);
-    closing(pin!(serving), &activity, |serving| serving.graceful_shutdown()).await
+    closing(pin!(serving), &caller, |serving| serving.graceful_shutdown()).await
 }
 
 /// Serves until the connection is over, then lets it end what it has begun.
 async fn closing<C>(
     mut serving: Pin<&mut C>,
-    activity: &Activity,
+    caller: &Caller,
     close: impl FnOnce(Pin<&mut C>),
 ) -> Result<(), hyper::Error>
 where
@@ -230,7 +189,7 @@ where
 {
     tokio::select! {
         ended = serving.as_mut() => return ended,
-        () = activity.over() => {}
+        () = caller.over() => {}
     }
     close(serving.as_mut());
     timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
@@ -238,11 +197,10 @@ where
 
 async fn respond(
     webhook: Arc<Webhook>,
-    activity: Arc<Activity>,
+    caller: Arc<Caller>,
     request: http::Request<Incoming>,
 ) -> Result<super::HttpAnswer, Infallible> {
-    let _busy = activity.request();
-    Ok(webhook.answer(request).await)
+    Ok(webhook.answer(&caller, request).await)
 }
 
 #[cfg(test)]

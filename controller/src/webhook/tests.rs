@@ -32,7 +32,8 @@ fn bench_of(namespaces: Arc<dyn NamespaceLookup>) -> Bench {
 
 impl Bench {
     async fn send(&self, request: http::Request<Full<Bytes>>) -> (StatusCode, String) {
-        let (head, body) = self.hook.answer(request).await.into_parts();
+        let caller = Caller::new(Arc::default());
+        let (head, body) = self.hook.answer(&caller, request).await.into_parts();
         (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 
@@ -153,6 +154,80 @@ async fn what_no_namespace_is_called_is_asked_for_nowhere() {
     assert!(asked.0.lock().is_empty(), "{:?}", asked.0.lock());
     bench.post("/inject", review(of_pod("shop", &pod(json!({})))).to_string()).await;
     assert_eq!(*asked.0.lock(), ["shop"]);
+}
+
+/// A body that is a byte, and then nothing for ever.
+struct Dripping(Option<Bytes>);
+
+impl Body for Dripping {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0
+            .take()
+            .map_or(std::task::Poll::Pending, |data| std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(data)))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_never_end_keep_nobody_waiting() {
+    let bench = bench();
+    let source = Arc::new(Source::default());
+    let begun = Instant::now();
+    let mut waiting = tokio::task::JoinSet::new();
+    for at in 0..2000 {
+        let (hook, caller) = (bench.hook.clone(), Caller::new(source.clone()));
+        waiting.spawn(async move {
+            // The address's share of all bytes is taken soon, and that of no other.
+            let data = Bytes::from(vec![b' '; if at < 20 { MAX_REVIEW } else { 1 }]);
+            let request = http::Request::post("/inject").header("content-type", "application/json");
+            let request = request.body(Dripping(Some(data))).unwrap();
+            (hook.answer(&caller, request).await.status(), caller.is_busy())
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bench.review("/inject", of_pod("shop", &pod(json!({})))).await;
+    assert!(begun.elapsed() < BODY / 2, "{:?}", begun.elapsed());
+    while let Some(ended) = waiting.join_next().await {
+        assert_eq!(ended.unwrap(), (StatusCode::REQUEST_TIMEOUT, false));
+    }
+    assert!(begun.elapsed() < BODY * 2, "{:?}", begun.elapsed());
+}
+
+/// Never says anything.
+struct Silent;
+
+impl NamespaceLookup for Silent {
+    fn find<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_has_no_more_than_its_share_of_reviews() {
+    let bench = bench_of(Arc::new(Silent));
+    let source = Arc::new(Source::default());
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (hook, caller) = (bench.hook.clone(), Caller::new(source.clone()));
+        waiting.spawn(async move {
+            let request = http::Request::post("/inject").header("content-type", "application/json");
+            let body = Bytes::from(review(of_pod("shop", &pod(json!({})))).to_string());
+            hook.answer(&caller, request.body(Full::new(body)).unwrap()).await.status()
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let begun = Instant::now();
+    let answer = bench.review("/validate", of_policy("CREATE", &policy(json!({ "rules": [] })), &Value::Null)).await;
+    assert_eq!(answer["allowed"], true);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    while let Some(ended) = waiting.join_next().await {
+        assert_eq!(ended.unwrap(), StatusCode::REQUEST_TIMEOUT);
+    }
 }
 
 #[tokio::test]
