@@ -55,11 +55,20 @@ impl ProxyAdmin {
     async fn page(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "config": *self.config,
+            "config": shown(&self.config),
             "identity": self.identity(),
             "discovery": { "connected": self.connection.is_up(), "held": self.discovery.dump().await },
         })
     }
+}
+
+/// The configuration as anybody may see it: whoever knows the path of a hook can have it carried out.
+fn shown(config: &Config) -> Value {
+    let mut shown = json!(config);
+    if let Some(probes) = shown.pointer_mut("/admin/probes") {
+        *probes = config.admin.probes.iter().map(|probe| json!(probe.shown())).collect();
+    }
+    shown
 }
 
 impl Mount for ProxyAdmin {
@@ -78,7 +87,7 @@ impl Mount for ProxyAdmin {
     fn index(&self) -> Vec<(&'static str, &'static str)> {
         let mut pages = vec![("/config", "configuration, identity and everything known of the mesh, as JSON")];
         if !self.config.admin.probes.is_empty() {
-            pages.push((probe::PREFIX, "CONTAINER/PROBE: health of the application, for kubelets"));
+            pages.push((probe::PREFIX, "TOKEN/CONTAINER/PROBE: health of the application, for kubelets"));
         }
         pages
     }
@@ -98,5 +107,21 @@ impl Mount for ProxyAdmin {
             State::Waiting => Some("no policy yet".into()),
             State::Missing(reason) => Some(format!("the controller does not know this workload: {reason}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_no_token() {
+        let at = "/probe/5e6f1a0c/web/pre-stop".to_owned();
+        let probe = probe::Probe { at, port: 80, seconds: 1, https: None, http: None };
+        let mut config = Config::default();
+        config.admin.probes.push(probe);
+        let shown = shown(&config);
+        assert_eq!(shown["admin"]["probes"][0]["at"], "/probe/…/web/pre-stop");
+        assert!(!shown.to_string().contains("5e6f1a0c"));
     }
 }

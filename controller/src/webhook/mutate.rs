@@ -1,6 +1,6 @@
 //! `/inject`: pods get their sidecar.
 
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 
 use super::{
     namespaces::Found,
@@ -29,7 +29,7 @@ pub fn is_new_pod(request: &Request) -> Result<bool, BadReview> {
 /// Answers a review of a new pod.
 ///
 /// # Errors
-/// [`BadReview`] where its namespace would decide and is not known.
+/// [`BadReview`] where its namespace would decide and is not known, or its id is none.
 pub fn inject(
     request: &Request,
     found: &Found,
@@ -40,7 +40,9 @@ pub fn inject(
         Found::Known(namespace) => (namespace.clone(), None),
         Found::Unknown(why) => (Namespace { name: request.namespace.clone(), ..Namespace::default() }, Some(why)),
     };
-    match inject::decide(&request.object, None, &namespace, settings, version) {
+    // API servers make it anew, at random, for each review; so it is known to nobody who does not see the pod.
+    let token = Token::new(&request.uid).ok_or(BadReview::Empty)?;
+    match inject::decide(&request.object, None, &namespace, settings, version, &token) {
         Decision::Leave(fault) if fault.reason == Reason::NotEnabled && unknown.is_some() => {
             let why = unknown.map(String::as_str).unwrap_or_default();
             Err(BadReview::Unknown(format!(

@@ -26,7 +26,7 @@ pub enum BadReview {
     #[error("`{0}` is not read; AdmissionReview of {API_VERSION} is")]
     Version(String),
     /// No request in it, or one without an id.
-    #[error("the review has no request with a uid")]
+    #[error("the review has no request with a uid, which is a UUID")]
     Empty,
     /// No namespace is called so.
     #[error("`{0}` is not the name of a namespace")]

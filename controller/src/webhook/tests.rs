@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::inject::{Decision, Namespace, decide};
+
+const UID: &str = "705ab4f5-6393-41e8-b7cc-42010a800002";
 
 struct Bench {
     hook: Arc<Webhook>,
@@ -49,7 +51,7 @@ impl Bench {
         let answer: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
         assert_eq!(answer["kind"], "AdmissionReview");
-        assert_eq!(answer["response"]["uid"], "7");
+        assert_eq!(answer["response"]["uid"], UID);
         answer["response"].clone()
     }
 }
@@ -60,7 +62,7 @@ fn review(request: Value) -> Value {
 
 fn of_pod(namespace: &str, pod: &Value) -> Value {
     json!({
-        "uid": "7", "operation": "CREATE", "namespace": namespace, "object": pod, "oldObject": null,
+        "uid": UID, "operation": "CREATE", "namespace": namespace, "object": pod, "oldObject": null,
         "kind": { "group": "", "version": "v1", "kind": "Pod" }, "userInfo": { "username": "somebody" },
     })
 }
@@ -71,7 +73,7 @@ fn pod(metadata: Value) -> Value {
 
 fn of_policy(operation: &str, object: &Value, old: &Value) -> Value {
     json!({
-        "uid": "7", "operation": operation, "namespace": "shop", "object": object, "oldObject": old,
+        "uid": UID, "operation": operation, "namespace": "shop", "object": object, "oldObject": old,
         "kind": { "group": "mesh.dev", "version": "v1alpha1", "kind": object["kind"].as_str().unwrap_or("AuthorizationPolicy") },
     })
 }
@@ -254,7 +256,8 @@ async fn a_pod_gets_what_the_pure_function_says() {
     let patch: Value = serde_json::from_slice(&patch.0).unwrap();
     let labels = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
     let namespace = Namespace { name: "shop".into(), labels };
-    let Decision::Inject(wanted) = decide(&pod, None, &namespace, &Settings::default(), None) else { panic!() };
+    let token = Token::new(UID).unwrap();
+    let Decision::Inject(wanted) = decide(&pod, None, &namespace, &Settings::default(), None, &token) else { panic!() };
     assert_eq!(patch, serde_json::to_value(&wanted.patch).unwrap());
     // Once more, as with reinvocation: nothing is left to be done.
     let again = bench.review("/inject", of_pod("shop", &wanted.pod)).await;
@@ -263,6 +266,31 @@ async fn a_pod_gets_what_the_pure_function_says() {
     for wanted in [r#"result="injected"} 1"#, r#"result="unchanged"} 1"#] {
         assert!(page.contains(wanted), "{page}");
     }
+}
+
+#[tokio::test]
+async fn a_pod_keeps_its_token_whatever_the_next_review_is_called() {
+    let bench = bench();
+    let mut pod = pod(json!({ "labels": { "mesh.dev/inject": "enabled" } }));
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({ "preStop": { "httpGet": { "path": "/shutdown", "port": 80 } } });
+    let settings = Settings::default();
+    let decided = |pod: &Value, uid: &str| {
+        let request = Request { uid: uid.into(), namespace: "shop".into(), object: pod.clone(), ..Request::default() };
+        let found = Found::Unknown(String::new());
+        let request = Request { kind: review::Kind { kind: "Pod".into(), ..review::Kind::default() }, ..request };
+        inject(&request, &found, &settings, None).map(|(_, answer)| answer.patch)
+    };
+    let Decision::Inject(first) = decide(&pod, None, &Namespace::default(), &settings, None, &Token::new(UID).unwrap())
+    else {
+        panic!()
+    };
+    assert_eq!(decided(&pod, UID).unwrap(), first.patch);
+    assert!(serde_json::to_string(&first.patch).unwrap().contains(&format!("/probe/{UID}/app/pre-stop")));
+    assert_eq!(decided(&first.pod, "00000000-1111-4222-8333-444444444444").unwrap(), []);
+    assert!(matches!(decided(&pod, "7"), Err(BadReview::Empty)));
+    let answer = bench.review("/inject", of_pod("shop", &first.pod)).await;
+    assert_eq!(answer.get("patch"), None);
 }
 
 #[tokio::test]

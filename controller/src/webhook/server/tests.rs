@@ -217,7 +217,7 @@ async fn who_sends_slowly_keeps_no_other_waiting() {
     let object =
         r#"{"metadata":{"labels":{"mesh.dev/inject":"enabled"}},"spec":{"containers":[{"name":"a","image":"a"}]}}"#;
     let review = format!(
-        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"7","operation":"CREATE",
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"705ab4f5-6393-41e8-b7cc-42010a800002","operation":"CREATE",
            "namespace":"shop","kind":{{"version":"v1","kind":"Pod"}},"object":{object}}}}}"#
     );
     let asked = async {
