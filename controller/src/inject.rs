@@ -33,7 +33,7 @@ pub use self::{
 
 use std::collections::BTreeMap;
 
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -100,6 +100,9 @@ pub struct Record {
     /// Probes and hooks that the kubelet asks the sidecar for, to be put back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Taken>,
+    /// What it asks for them with; only where there are any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub token: String,
 }
 
 impl Record {
@@ -112,7 +115,7 @@ impl Record {
 }
 
 /// Decides about one pod, or a template of pods. `owner` is the workload that it belongs to, where that is known otherwise
-/// than from the pod itself; `version` the cluster's, where it is known.
+/// than from the pod itself; `version` the cluster's, where it is known; `token` a new one, for a pod that has none yet.
 #[must_use]
 pub fn decide(
     pod: &Value,
@@ -120,6 +123,7 @@ pub fn decide(
     namespace: &Namespace,
     settings: &Settings,
     version: Option<Version>,
+    token: &Token,
 ) -> Decision {
     let given = pod;
     let before = probes::restored(given);
@@ -143,7 +147,7 @@ pub fn decide(
     if !faults.is_empty() {
         return Decision::Refuse(faults);
     }
-    let parts = sidecar::parts(&view, &owner.name, settings, &overrides);
+    let parts = sidecar::parts(&view, &owner.name, settings, &overrides, token);
     let changed = apply::apply(pod, &parts);
     let warnings = warnings(&view, namespace, &overrides, version);
     let patch = diff(given, &changed);

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod bundle;
+mod caller;
 mod mutate;
 mod namespaces;
 mod review;
@@ -17,7 +18,8 @@ mod version;
 pub use self::{
     addresses::{find_addresses, follow_addresses},
     bundle::keep_bundle,
-    mutate::inject,
+    caller::{Caller, Open, Source},
+    mutate::{inject, is_new_pod},
     namespaces::{Found, KubeNamespaces, Lookup, NamespaceLookup, StaticNamespaces},
     review::{Answer, BadReview, Request, read_review},
     server::serve,
@@ -25,7 +27,7 @@ pub use self::{
     version::follow_version,
 };
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -33,10 +35,11 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use mesh_api::spiffe::TrustDomain;
 use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
 };
 
+use self::caller::{Held, Room};
 use crate::{
     inject::{Addresses, Settings, Version},
     telemetry::{Admission, Telemetry, Webhook as Hook},
@@ -44,10 +47,12 @@ use crate::{
 
 /// Largest review, in bytes; a review holds an object, which etcd keeps below 1.5 MiB, and its earlier state.
 pub const MAX_REVIEW: usize = 3 * 1024 * 1024;
-/// Reviews that are read at once; others wait within their deadline.
+/// Reviews that are decided at once; others wait within their deadline.
 const MAX_AT_ONCE: usize = 32;
 /// From the head of a request to its answer. An API server gives up after `timeoutSeconds`: at most 30, 10 by default.
 const DEADLINE: Duration = Duration::from_secs(8);
+/// A body has come within this time: API servers have it whole before they send it.
+const BODY: Duration = Duration::from_secs(2);
 
 /// An answer over HTTP.
 pub type HttpAnswer = http::Response<Full<Bytes>>;
@@ -68,7 +73,7 @@ pub struct Webhook {
     namespaces: Arc<dyn NamespaceLookup>,
     known: Known,
     telemetry: Arc<Telemetry>,
-    room: Semaphore,
+    room: Room,
 }
 
 impl std::fmt::Debug for Webhook {
@@ -87,16 +92,16 @@ impl Webhook {
         known: Known,
         telemetry: Arc<Telemetry>,
     ) -> Arc<Self> {
-        let room = Semaphore::new(MAX_AT_ONCE);
-        Arc::new(Self { settings, trust_domain, namespaces, known, telemetry, room })
+        Arc::new(Self { settings, trust_domain, namespaces, known, telemetry, room: Room::new() })
     }
 
     /// Answers one request.
-    pub async fn answer<B>(&self, request: http::Request<B>) -> HttpAnswer
+    pub async fn answer<B>(&self, caller: &Caller, request: http::Request<B>) -> HttpAnswer
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let mut open = caller.request();
         let hook = match (request.method(), request.uri().path()) {
             (&Method::GET, "/live") => return plain(StatusCode::OK, "live\n"),
             (&Method::POST, "/inject") => Hook::Inject,
@@ -107,7 +112,7 @@ impl Webhook {
             _ => return plain(StatusCode::NOT_FOUND, "there is /inject, /validate and /live\n"),
         };
         let begun = Instant::now();
-        let answered = timeout_at(begun + DEADLINE, self.admit(hook, request)).await;
+        let answered = timeout_at(begun + DEADLINE, self.admit(&caller.source, &mut open, hook, request)).await;
         let answered = answered.unwrap_or_else(|_| {
             let message = format!("no answer within {}s", DEADLINE.as_secs());
             Err(Refusal { status: StatusCode::REQUEST_TIMEOUT, message })
@@ -128,7 +133,13 @@ impl Webhook {
         response
     }
 
-    async fn admit<B>(&self, hook: Hook, request: http::Request<B>) -> Result<(Admission, Bytes), Refusal>
+    async fn admit<B>(
+        &self,
+        source: &Source,
+        open: &mut Open<'_>,
+        hook: Hook,
+        request: http::Request<B>,
+    ) -> Result<(Admission, Bytes), Refusal>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -138,25 +149,17 @@ impl Webhook {
         if kind != Some("application/json") {
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a review is application/json"));
         }
-        let Ok(_room) = self.room.acquire().await else {
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the webhook stops"));
-        };
-        let body = match Limited::new(request.into_body(), MAX_REVIEW).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let message = format!("a review has at most {MAX_REVIEW} bytes");
-                return Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, message });
-            }
-            Err(error) => {
-                return Err(Refusal {
-                    status: StatusCode::BAD_REQUEST,
-                    message: format!("the body broke off: {error}"),
-                });
-            }
-        };
+        // The room to decide is taken by whole reviews only: who sends one slowly keeps no other waiting.
+        let (body, held) = timeout(BODY, self.body(source, request.into_body())).await.unwrap_or_else(|_| {
+            let message = format!("the body did not come within {}s", BODY.as_secs());
+            Err(Refusal { status: StatusCode::REQUEST_TIMEOUT, message })
+        })?;
+        open.is_whole();
+        let _room = self.room.review(source).await.map_err(|_| Refusal::stopping())?;
         let request = read_review(&body)?;
-        drop(body);
+        drop((body, held));
         let (outcome, answer) = match hook {
+            Hook::Inject if !is_new_pod(&request)? => (Admission::Left, Answer::default()),
             Hook::Inject => {
                 let found = self.namespaces.find(&request.namespace).await;
                 let version = *self.known.version.borrow();
@@ -166,6 +169,28 @@ impl Webhook {
             Hook::Validate => validate(&request, &self.trust_domain)?,
         };
         Ok((outcome, answer.encode(&request.uid)))
+    }
+
+    async fn body<'a, B>(&'a self, source: &'a Source, body: B) -> Result<(Vec<u8>, Held<'a>), Refusal>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut held = self.room.body(source).await.map_err(|_| Refusal::stopping())?;
+        let (mut body, mut read) = (pin!(Limited::new(body, MAX_REVIEW)), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    let message = format!("a review has at most {MAX_REVIEW} bytes");
+                    return Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, message };
+                }
+                Refusal { status: StatusCode::BAD_REQUEST, message: format!("the body broke off: {error}") }
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            held.more(data.len()).await.map_err(|_| Refusal::stopping())?;
+            read.extend_from_slice(&data);
+        }
+        Ok((read, held))
     }
 }
 
@@ -178,6 +203,10 @@ struct Refusal {
 impl Refusal {
     fn new(status: StatusCode, message: &str) -> Self {
         Self { status, message: message.to_owned() }
+    }
+
+    fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the webhook stops")
     }
 }
 

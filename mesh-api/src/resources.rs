@@ -13,9 +13,8 @@ pub mod schema;
 
 pub use self::{
     cluster::{
-        Container, ContainerPort, EndpointSlice, GrpcProbe, HttpGet, LABEL_SERVICE, LABEL_ZONE, Lifecycle, Node,
-        ObjectReference, OwnerReference, Pod, PodIp, PodSpec, PodStatus, Probe, SliceConditions, SliceEndpoint,
-        SlicePort, TcpSocket,
+        Container, ContainerPort, EndpointSlice, GrpcProbe, HttpGet, LABEL_SERVICE, LABEL_ZONE, Node, ObjectReference,
+        OwnerReference, Pod, PodIp, PodSpec, PodStatus, Probe, SliceConditions, SliceEndpoint, SlicePort, TcpSocket,
     },
     core::{Metadata, Namespace, Service, ServicePort, ServiceSpec, TargetPort},
     gateway::{

@@ -18,9 +18,6 @@ use crate::{
     worker::Phase,
 };
 
-/// In the place of a value that is not shown.
-const REDACTED: &str = "(not shown)";
-
 /// What the pages show.
 pub struct ProxyAdmin {
     /// Configuration in force.
@@ -65,14 +62,13 @@ impl ProxyAdmin {
     }
 }
 
-/// The configuration without what may be secret: the headers by which an application knows who probes it.
-fn shown(config: &Config) -> Config {
-    let mut config = config.clone();
-    let gets = config.admin.probes.iter_mut().filter_map(|probe| probe.https.as_mut());
-    for (_, value) in gets.flat_map(|get| &mut get.headers) {
-        *value = REDACTED.into();
+/// The configuration as anybody may see it: whoever knows the path of a hook can have it carried out.
+fn shown(config: &Config) -> Value {
+    let mut shown = json!(config);
+    if let Some(probes) = shown.pointer_mut("/admin/probes") {
+        *probes = config.admin.probes.iter().map(|probe| json!(probe.shown())).collect();
     }
-    config
+    shown
 }
 
 impl Mount for ProxyAdmin {
@@ -96,7 +92,7 @@ impl Mount for ProxyAdmin {
     fn index(&self) -> Vec<(&'static str, &'static str)> {
         let mut pages = vec![("/config", "configuration, identity and everything known of the mesh, as JSON")];
         if !self.config.admin.probes.is_empty() {
-            pages.push((probe::PREFIX, "CONTAINER/PROBE: health of the application, for kubelets"));
+            pages.push((probe::PREFIX, "TOKEN/CONTAINER/PROBE: health of the application, for kubelets"));
         }
         pages
     }
@@ -121,17 +117,27 @@ impl Mount for ProxyAdmin {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::probe::{Get, Probe};
-
     use super::*;
 
     #[test]
-    fn headers_of_probes_are_not_shown() {
-        let get = Get { path: "/health".into(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
+    fn the_page_says_no_token() {
+        let at = "/probe/5e6f1a0c/web/pre-stop".to_owned();
+        let probe = probe::Probe { at, port: 80, seconds: 1, https: None, http: None };
         let mut config = Config::default();
-        config.admin.probes = vec![Probe { at: "/probe/web/livez".into(), port: 8443, seconds: 1, https: Some(get) }];
-        let shown = serde_json::to_string(&shown(&config)).unwrap();
+        config.admin.probes.push(probe);
+        let shown = shown(&config);
+        assert_eq!(shown["admin"]["probes"][0]["at"], "/probe/…/web/pre-stop");
+        assert!(!shown.to_string().contains("5e6f1a0c"));
+    }
+
+    #[test]
+    fn headers_of_probes_are_not_shown() {
+        let get = probe::Get { path: "/health".into(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
+        let at = "/probe/5e6f1a0c/web/livez".into();
+        let mut config = Config::default();
+        config.admin.probes.push(probe::Probe { at, port: 8443, seconds: 1, https: Some(get), http: None });
+        let shown = shown(&config).to_string();
         assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(shown.contains("Authorization") && shown.contains(REDACTED) && shown.contains("/health"), "{shown}");
+        assert!(shown.contains("Authorization") && shown.contains("/health"), "{shown}");
     }
 }

@@ -274,8 +274,9 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     (
         "admin.probes",
-        "List of `{at, port, seconds, https}`: health probes of the application that a kubelet asks the admin server for, by \
-         the path `at`. Without `https` (`{path, headers}`) a connection to the port is all that is asked.",
+        "List of `{at, port, seconds, https, http}`: health probes and hooks of the application that a kubelet asks the admin \
+         server for, by the path `at`, which has a part that cannot be guessed. Without `https` and `http` (`{path, \
+         headers}`) a connection to the port is all that is asked.",
     ),
     ("telemetry.otlp_endpoint", "OTLP over gRPC, such as `http://127.0.0.1:4317`; empty: no traces."),
     ("telemetry.trace_ratio", "Share of the traces begun here that is recorded; a caller's decision is followed."),

@@ -1,7 +1,7 @@
 //! The application's health, asked in a kubelet's place ([`mesh_api::probe`]). Floor 1: imports `mesh_api` only.
 //!
-//! What is asked for is fixed when the proxy starts. Whoever asks chooses among that, and learns how it went, not what the
-//! application said: the admin server does not know who asks.
+//! What is asked for is fixed when the proxy starts. The admin server does not know who asks: paths have a token that cannot
+//! be guessed. Whoever has it chooses among what there is, and learns how it went, not what the application said.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use mesh_api::{
     admin::{self, AdminResponse},
-    probe::{Get, Probe},
-    sys::{Net, Stream, Sys},
+    probe::{Get, Probe, shown},
+    sys::{Net, Sys},
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -28,7 +28,10 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 /// How much of an answer's body is waited for, in bytes: as much as a kubelet reads.
@@ -63,6 +66,8 @@ impl Probes {
     }
 
     /// How the application at `ip` is, by the probe of a path. `None` where there is no such probe.
+    ///
+    /// A path with another token is one that is not known, told and timed as any: by a keyed hash of it.
     pub async fn answer(&self, path: &str, ip: IpAddr) -> Option<AdminResponse> {
         let probe = self.known.get(path)?;
         let address = SocketAddr::new(ip.to_canonical(), probe.port);
@@ -72,41 +77,46 @@ impl Probes {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", probe.seconds),
         };
-        tracing::debug!(path, %address, why, "a probe of the application failed");
+        tracing::debug!(path = shown(path), %address, why, "a probe of the application failed");
         Some(admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("the application at port {}: {why}\n", probe.port)))
     }
 
     async fn ask(&self, probe: &Probe, address: SocketAddr) -> Result<StatusCode, Failure> {
         let stream = self.net.connect(address).await?;
-        match &probe.https {
-            None => Ok(StatusCode::OK),
-            Some(get) => self.get(get, stream, address).await,
+        match (&probe.https, &probe.http) {
+            (Some(asked), _) => {
+                let request = request(asked, address)?;
+                get(request, self.tls.connect(ServerName::IpAddress(address.ip().into()), stream).await?).await
+            }
+            (None, Some(asked)) => get(request(asked, address)?, stream).await,
+            (None, None) => Ok(StatusCode::OK),
         }
     }
+}
 
-    async fn get(&self, get: &Get, stream: Stream, address: SocketAddr) -> Result<StatusCode, Failure> {
-        let request = request(get, address)?;
-        let stream = self.tls.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // What it ends with is told to who waits for the answer.
-        let connection = async {
-            let _ = connection.await;
-            std::future::pending::<Infallible>().await
-        };
-        let exchange = async {
-            let (head, mut body) = sender.send_request(request).await?.into_parts();
-            let mut read = 0;
-            while read < MAX_BODY
-                && let Some(frame) = body.frame().await
-            {
-                read += frame?.data_ref().map_or(0, Bytes::len);
-            }
-            Ok::<_, hyper::Error>(head.status)
-        };
-        tokio::select! {
-            answer = exchange => Ok(answer?),
-            never = connection => match never {},
+async fn get<S>(request: Request<Empty<Bytes>>, stream: S) -> Result<StatusCode, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // What it ends with is told to who waits for the answer.
+    let connection = async {
+        let _ = connection.await;
+        std::future::pending::<Infallible>().await
+    };
+    let exchange = async {
+        let (head, mut body) = sender.send_request(request).await?.into_parts();
+        let mut read = 0;
+        while read < MAX_BODY
+            && let Some(frame) = body.frame().await
+        {
+            read += frame?.data_ref().map_or(0, Bytes::len);
         }
+        Ok::<_, hyper::Error>(head.status)
+    };
+    tokio::select! {
+        answer = exchange => Ok(answer?),
+        never = connection => match never {},
     }
 }
 

@@ -2,6 +2,7 @@
 //! `check`.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use mesh_api::probe::Token;
 use mesh_controller::inject::{self, Decision, Record, Settings};
 
 use super::facts::Facts;
@@ -47,7 +48,7 @@ impl Judge {
             Ok(pod) => pod,
             Err(error) => return Wish::Refused(error.to_string()),
         };
-        match inject::decide(&pod, None, &namespace, &self.settings, self.version) {
+        match inject::decide(&pod, None, &namespace, &self.settings, self.version, &Token::random()) {
             Decision::Inject(injection) => Wish::Sidecar(injection.because.message, Box::new(injection.record)),
             Decision::Leave(fault) => Wish::None(fault.message),
             Decision::Refuse(faults) => {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use mesh_api::probe::Token;
 use mesh_controller::inject::{Namespace, decide, templates};
 
 use super::inject::wrong;
@@ -64,7 +65,8 @@ pub async fn run(args: Args, mut out: Out) -> anyhow::Result<ExitCode> {
                             space.unwrap_or_else(|| Namespace { name: name.to_owned(), ..Namespace::default() });
                         let Some(pod) = object.pointer(&template.pointer) else { continue };
                         let version = args.settings.kubernetes_version;
-                        let decision = decide(pod, template.owner.as_ref(), &space, &settings, version);
+                        let decision =
+                            decide(pod, template.owner.as_ref(), &space, &settings, version, &Token::random());
                         found.push(Explanation::new(&template.kind, name, &template.name, decision));
                     }
                 }

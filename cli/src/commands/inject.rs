@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 use mesh_controller::inject::{Decision, Namespace, Settings, Version, decide, templates};
 use serde_json::Value;
 
@@ -161,7 +161,8 @@ impl Injector<'_> {
             let Some(pod) = object.pointer(&template.pointer) else { continue };
             let title = title(template, self.namespace);
             let namespace = self.namespace_of(template.namespace.as_deref().unwrap_or(self.namespace), known);
-            match decide(pod, template.owner.as_ref(), &namespace, &self.settings, self.version) {
+            let token = Token::random();
+            match decide(pod, template.owner.as_ref(), &namespace, &self.settings, self.version, &token) {
                 Decision::Leave(fault) => changed.note(&title, format_args!("left alone: {fault}")),
                 Decision::Refuse(faults) => {
                     changed.refused += 1;

@@ -14,6 +14,7 @@ use kube::{
 use mesh_api::{
     config::{Sources, load},
     names,
+    probe::Token,
 };
 use mesh_controller::{
     inject::{Namespace, Record, Settings, Version, decide, templates},
@@ -82,7 +83,7 @@ pub async fn explain(
     let template = templates(&object).into_iter().next().with_context(|| format!("{kind} {name} has no pods"))?;
     let pod = object.pointer(&template.pointer).unwrap_or(&Value::Null);
     let has = Record::of(pod);
-    let decision = decide(pod, template.owner.as_ref(), &space, &settings, version);
+    let decision = decide(pod, template.owner.as_ref(), &space, &settings, version, &Token::random());
     let mut explanation = Explanation::new(kind, namespace, name, decision);
     webhook(cluster, &mut notes).await;
     explanation.notes = notes;

@@ -37,7 +37,7 @@ pub(super) fn apply(pod: &Value, parts: &Parts) -> Value {
     let before = Record::of(pod);
     // What is what would be put in now stays as it is: others may have added to it since.
     let fresh = before.as_ref().is_some_and(|before| before.hash == parts.record.hash);
-    probes::put(&mut changed, &parts.record.probes);
+    probes::put(&mut changed, &parts.record);
     let Some(pod) = changed.as_object_mut() else { return changed };
     edit_map(pod, "metadata", |metadata| mark(metadata, before.as_ref(), parts));
     edit_map(pod, "spec", |spec| {

@@ -1,11 +1,12 @@
 //! Probes and hooks of the application that only the sidecar can carry out ([`mesh_api::probe`]): the kubelet is sent to its
-//! admin server. Requests over plain HTTP and gRPC stay: the sidecar knows them when it sees them, and lets them in.
+//! admin server. Probes over plain HTTP and gRPC stay: the sidecar knows them when it sees them, and lets them in. Hooks do
+//! not: whoever is let in for a probe learns how the application is, for a hook it changes what that does.
 
 use std::borrow::Cow;
 
 use mesh_api::{
     names,
-    probe::{Get, PREFIX, Probe},
+    probe::{Get, PREFIX, Probe, Token},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -34,7 +35,7 @@ pub struct Taken {
 }
 
 /// The probes that the sidecar has to carry out, and what they were.
-pub(super) fn taken(pod: &Value, direct: &PortList) -> (Vec<Taken>, Vec<Probe>) {
+pub(super) fn taken(pod: &Value, direct: &PortList, token: &Token) -> (Vec<Taken>, Vec<Probe>) {
     let beside = |one: &super::ContainerRef<'_>| {
         one.list == "containers" || one.json.get("restartPolicy").is_some_and(|policy| policy == "Always")
     };
@@ -50,7 +51,7 @@ pub(super) fn taken(pod: &Value, direct: &PortList) -> (Vec<Taken>, Vec<Probe>) 
             }
             let was = handler.get(key).map(|was| (key.to_owned(), was.clone())).into_iter().collect();
             all.0.push(Taken { container: container.name().to_owned(), at: at.to_owned(), was });
-            all.1.push(Probe { at: path(container.name(), name), ..probe });
+            all.1.push(Probe { at: path(token.as_str(), container.name(), name), ..probe });
         }
     }
     all
@@ -61,18 +62,21 @@ fn asked(container: &Value, handler: &Value, hook: bool) -> (&'static str, Optio
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let seconds = if hook { MAX_SECONDS } else { PROBE_SECONDS };
     let seconds = handler.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(seconds).clamp(1, MAX_SECONDS);
-    let probe = |of: &Value, https| {
+    let probe = |of: &Value| {
         let here = of.get("host").is_none_or(|host| host.is_null() || host == "");
         let port = number(container, of.get("port")?).filter(|_| here)?;
-        Some(Probe { at: String::new(), port, seconds, https })
+        Some(Probe { at: String::new(), port, seconds, https: None, http: None })
     };
-    if let Some(get) = handler.get("httpGet").filter(|get| text(get.get("scheme")).eq_ignore_ascii_case("https")) {
+    let encrypted = |get: &Value| text(get.get("scheme")).eq_ignore_ascii_case("https");
+    if let Some(get) = handler.get("httpGet").filter(|get| hook || encrypted(get)) {
         let headers = get.get("httpHeaders").and_then(Value::as_array).into_iter().flatten();
         let headers = headers.map(|one| (text(one.get("name")), text(one.get("value")))).collect();
-        return ("httpGet", probe(get, Some(Get { path: text(get.get("path")), headers })));
+        let asked = Some(Get { path: text(get.get("path")), headers });
+        let (https, http) = if encrypted(get) { (asked, None) } else { (None, asked) };
+        return ("httpGet", probe(get).map(|probe| Probe { https, http, ..probe }));
     }
     // A hook that is only a connection does nothing.
-    ("tcpSocket", handler.get("tcpSocket").filter(|_| !hook).and_then(|socket| probe(socket, None)))
+    ("tcpSocket", handler.get("tcpSocket").filter(|_| !hook).and_then(probe))
 }
 
 /// A port by number, or by the name that its container gives it; none of the sidecar's own.
@@ -87,8 +91,10 @@ fn number(container: &Value, port: &Value) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port > 0 && !own.contains(port))
 }
 
-fn path(container: &str, name: &str) -> String {
-    format!("{PREFIX}{container}/{name}")
+/// Without a token: as it was once, in what is to be put back.
+fn path(token: &str, container: &str, name: &str) -> String {
+    let between = if token.is_empty() { "" } else { "/" };
+    format!("{PREFIX}{token}{between}{container}/{name}")
 }
 
 /// What the name of a container is made of.
@@ -98,15 +104,15 @@ fn is_label(name: &str) -> bool {
 }
 
 /// The request that a kubelet makes in place of what was taken.
-fn instead(taken: &Taken) -> Option<Value> {
+fn instead(taken: &Taken, token: &str) -> Option<Value> {
     let (_, name) = PROBES.into_iter().chain(HOOKS).find(|(at, _)| *at == taken.at)?;
-    Some(json!({ "path": path(&taken.container, name), "port": names::PORT_ADMIN, "scheme": "HTTP" }))
+    Some(json!({ "path": path(token, &taken.container, name), "port": names::PORT_ADMIN, "scheme": "HTTP" }))
 }
 
 /// Sends the kubelet to the sidecar for what was taken.
-pub(super) fn put(pod: &mut Value, all: &[Taken]) {
-    for taken in all {
-        let (Some(instead), Some(handler)) = (instead(taken), handler(pod, taken)) else { continue };
+pub(super) fn put(pod: &mut Value, record: &Record) {
+    for taken in &record.probes {
+        let (Some(instead), Some(handler)) = (instead(taken, &record.token), handler(pod, taken)) else { continue };
         handler.retain(|key, _| !taken.was.contains_key(key));
         handler.insert("httpGet".to_owned(), instead);
     }
@@ -114,13 +120,12 @@ pub(super) fn put(pod: &mut Value, all: &[Taken]) {
 
 /// The pod with the probes that it had before an earlier injection. What was changed since stays as it is.
 pub(super) fn restored<'a>(pod: &'a Value) -> Cow<'a, Value> {
-    let all = Record::of(pod).map(|record| record.probes).unwrap_or_default();
-    if all.is_empty() {
-        return Cow::Borrowed(pod);
-    }
+    let Some(record) = Record::of(pod).filter(|record| !record.probes.is_empty()) else { return Cow::Borrowed(pod) };
     let mut changed = pod.clone();
-    for taken in &all {
-        let (Some(instead), Some(handler)) = (instead(taken), handler(&mut changed, taken)) else { continue };
+    for taken in &record.probes {
+        let (Some(instead), Some(handler)) = (instead(taken, &record.token), handler(&mut changed, taken)) else {
+            continue;
+        };
         if handler.get("httpGet") == Some(&instead) {
             handler.remove("httpGet");
             handler.extend(taken.was.clone());

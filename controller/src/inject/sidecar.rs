@@ -3,7 +3,10 @@
 //! Whatever Kubernetes would fill in is said here already, so that a pod that comes back from an API server is what was
 //! made.
 
-use mesh_api::{names, probe::Probe};
+use mesh_api::{
+    names,
+    probe::{Probe, Token},
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -39,16 +42,19 @@ pub(super) struct Parts {
     pub(super) annotations: Vec<(&'static str, String)>,
 }
 
-pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides) -> Parts {
+pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Overrides, token: &Token) -> Parts {
     let redirect = redirect(plan);
-    let (taken, asked) = probes::taken(pod.json(), &plan.skip_inbound);
+    let before = Record::of_pod(pod);
+    // Its own stays: a second look at the pod finds nothing to change.
+    let own = before.as_ref().and_then(|before| Token::new(&before.token));
+    let token = own.as_ref().unwrap_or(token);
+    let (taken, asked) = probes::taken(pod.json(), &plan.skip_inbound, token);
     let proxy = proxy(pod, owner, settings, plan, &asked);
     let (init, volume) = (init(pod, settings, plan, &redirect), volume());
     let version = env!("CARGO_PKG_VERSION");
     let everything = json!([version, plan.native, init, proxy, volume]).to_string();
     let mut annotations = Vec::new();
     // Beside a plain sidecar the application would not be the one that is meant.
-    let before = Record::of_pod(pod);
     let own = before.is_some_and(|record| record.annotations.iter().any(|name| name == DEFAULT_CONTAINER));
     if !plan.native
         && (own || pod.annotation(DEFAULT_CONTAINER).is_none())
@@ -64,6 +70,7 @@ pub(super) fn parts(pod: &Pod<'_>, owner: &str, settings: &Settings, plan: &Over
         cni: plan.cni,
         redirect,
         annotations: annotations.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        token: if taken.is_empty() { String::new() } else { token.as_str().to_owned() },
         probes: taken,
     };
     Parts { record, init, proxy, volume, annotations }

@@ -13,6 +13,10 @@ struct Case {
     version: Option<Version>,
 }
 
+fn token() -> Token {
+    Token::new("705ab4f5-6393-41e8-b7cc-42010a800002").unwrap()
+}
+
 impl Case {
     fn new() -> Self {
         let mut case = Self::default();
@@ -54,7 +58,7 @@ impl Case {
     }
 
     fn decide(&self, pod: &Value) -> Decision {
-        decide(pod, None, &self.namespace, &self.settings, self.version)
+        decide(pod, None, &self.namespace, &self.settings, self.version, &token())
     }
 
     fn inject(&self, pod: &Value) -> Injection {

@@ -133,13 +133,12 @@ fn ports(containers: &[&Container]) -> BTreeMap<u16, WorkloadPort> {
 }
 
 /// What the kubelet asks the Pod by. It has no identity, so these requests have to be let in by what they are. For a bare
-/// connection, and for one over the application's own TLS, it asks the sidecar (`inject/probes.rs`).
+/// connection, for one over the application's own TLS, and for hooks, it asks the sidecar (`inject/probes.rs`).
 fn probes(containers: &[&Container]) -> BTreeMap<u16, BTreeSet<Probe>> {
     let mut probes: BTreeMap<u16, BTreeSet<Probe>> = BTreeMap::new();
     for container in containers {
         let health = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
-        let lifecycle = [&container.lifecycle.post_start, &container.lifecycle.pre_stop];
-        for asked in health.into_iter().chain(lifecycle).flatten() {
+        for asked in health.into_iter().flatten() {
             if let Some((port, probe)) = probe(container, asked) {
                 probes.entry(port).or_default().insert(probe);
             }

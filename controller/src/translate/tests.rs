@@ -393,7 +393,7 @@ fn health_probes_of_all_containers_are_known() {
     livenessProbe: {httpGet: {path: '/live?x=1', port: web}}
     readinessProbe: {httpGet: {path: ready, port: 80}}
     startupProbe: {grpc: {port: 9000, service: x}}
-    lifecycle: {preStop: {httpGet: {port: 80}}, postStart: {exec: {command: [a]}}}
+    lifecycle: {preStop: {httpGet: {path: /shutdown, port: 80}}, postStart: {httpGet: {path: /begin, port: web}}}
   - name: b
     livenessProbe: {tcpSocket: {port: 5432}}
     readinessProbe: {httpGet: {path: /tls, port: 443, scheme: HTTPS}}
@@ -406,10 +406,7 @@ fn health_probes_of_all_containers_are_known() {
         .iter()
         .flat_map(|(port, probes)| probes.iter().map(move |probe| format!("{port} {} {}", probe.method, probe.path)))
         .collect();
-    assert_eq!(
-        probes,
-        ["80 GET /", "80 GET /live", "80 GET /ready", "81 GET /beside", "9000 POST /grpc.health.v1.Health/Check"]
-    );
+    assert_eq!(probes, ["80 GET /live", "80 GET /ready", "81 GET /beside", "9000 POST /grpc.health.v1.Health/Check"]);
 }
 
 #[test]

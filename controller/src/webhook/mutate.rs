@@ -1,6 +1,6 @@
 //! `/inject`: pods get their sidecar.
 
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 
 use super::{
     namespaces::Found,
@@ -11,30 +11,38 @@ use crate::{
     telemetry::Admission,
 };
 
-/// Answers a review of a pod.
+/// Whether a review is of a pod that is being made: what a pod is made of is fixed then.
 ///
 /// # Errors
-/// [`BadReview`] where the object is no pod, or its namespace would decide and is not known.
+/// [`BadReview`] where the object is no pod, or is in no namespace.
+pub fn is_new_pod(request: &Request) -> Result<bool, BadReview> {
+    if !request.kind.group.is_empty() || request.kind.kind != "Pod" {
+        let kind = &request.kind.kind;
+        return Err(BadReview::Kind(format!("{kind} is not injected, Pods are: the webhook's rules ask for too much")));
+    }
+    if request.namespace.is_empty() {
+        return Err(BadReview::Namespace(String::new()));
+    }
+    Ok(request.operation == "CREATE" && request.sub_resource.is_empty())
+}
+
+/// Answers a review of a new pod.
+///
+/// # Errors
+/// [`BadReview`] where its namespace would decide and is not known, or its id is none.
 pub fn inject(
     request: &Request,
     found: &Found,
     settings: &Settings,
     version: Option<Version>,
 ) -> Result<(Admission, Answer), BadReview> {
-    if request.kind.group.is_empty() && request.kind.kind == "Pod" {
-        if request.operation != "CREATE" || !request.sub_resource.is_empty() {
-            // What a pod is made of is fixed when it is made.
-            return Ok((Admission::Left, Answer::default()));
-        }
-    } else {
-        let kind = &request.kind.kind;
-        return Err(BadReview::Kind(format!("{kind} is not injected, Pods are: the webhook's rules ask for too much")));
-    }
     let (namespace, unknown) = match found {
         Found::Known(namespace) => (namespace.clone(), None),
         Found::Unknown(why) => (Namespace { name: request.namespace.clone(), ..Namespace::default() }, Some(why)),
     };
-    match inject::decide(&request.object, None, &namespace, settings, version) {
+    // API servers make it anew, at random, for each review; so it is known to nobody who does not see the pod.
+    let token = Token::new(&request.uid).ok_or(BadReview::Empty)?;
+    match inject::decide(&request.object, None, &namespace, settings, version, &token) {
         Decision::Leave(fault) if fault.reason == Reason::NotEnabled && unknown.is_some() => {
             let why = unknown.map(String::as_str).unwrap_or_default();
             Err(BadReview::Unknown(format!(

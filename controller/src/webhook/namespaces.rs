@@ -2,8 +2,17 @@
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, time::Duration};
 
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1;
-use kube::{Api, Client};
+use kube::{
+    Client, Resource,
+    api::GetParams,
+    client::Body,
+    core::{ObjectMeta, Request},
+};
+use mesh_api::model::is_dns_label;
+use serde::Deserialize;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::inject::Namespace;
@@ -12,6 +21,8 @@ use crate::inject::Namespace;
 const MAX_AT_ONCE: usize = 16;
 /// One question takes at most this long.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// Largest answer that is read, in bytes; an object with its metadata is below 1.5 MiB.
+const MAX_ANSWER: usize = 2 * 1024 * 1024;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,21 +63,48 @@ impl KubeNamespaces {
     }
 
     async fn ask(&self, name: &str) -> Found {
-        let api: Api<v1::Namespace> = Api::all(self.client.clone());
         let asked = timeout(DEADLINE, async {
             let _room = self.room.acquire().await;
-            api.get_metadata_opt(name).await
+            self.labels(name).await
         });
         match asked.await {
             Err(_) => Found::Unknown("the API server did not answer in time".to_owned()),
-            Ok(Err(error)) => Found::Unknown(format!("the API server says: {error}")),
-            Ok(Ok(None)) => Found::Unknown("there is no such namespace".to_owned()),
-            Ok(Ok(Some(found))) => {
-                let labels = found.metadata.labels.unwrap_or_default();
-                Found::Known(Namespace { name: name.to_owned(), labels })
-            }
+            Ok(Err(why)) => Found::Unknown(why),
+            Ok(Ok(labels)) => Found::Known(Namespace { name: name.to_owned(), labels }),
         }
     }
+
+    async fn labels(&self, name: &str) -> Result<BTreeMap<String, String>, String> {
+        // The name becomes part of a path as it is.
+        if !is_dns_label(name) {
+            return Err("this is no name of a namespace".to_owned());
+        }
+        let request = Request::new(v1::Namespace::url_path(&(), None)).get_metadata(name, &GetParams::default());
+        let request = request.map_err(|error| format!("the API server cannot be asked: {error}"))?;
+        let response = self.client.send(request.map(Body::from)).await;
+        let response = response.map_err(|error| format!("the API server does not answer: {error}"))?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Err("there is no such namespace".to_owned());
+        }
+        if !status.is_success() {
+            return Err(format!("the API server says {status}"));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| format!("the API server's answer broke off: {error}"))?.to_bytes();
+        let found: Partial =
+            serde_json::from_slice(&body).map_err(|error| format!("the API server's answer is not read: {error}"))?;
+        if found.metadata.name.as_deref() != Some(name) {
+            return Err("the API server answered with something else".to_owned());
+        }
+        Ok(found.metadata.labels.unwrap_or_default())
+    }
+}
+
+/// What is asked for of a namespace.
+#[derive(Deserialize)]
+struct Partial {
+    metadata: ObjectMeta,
 }
 
 impl NamespaceLookup for KubeNamespaces {
@@ -88,3 +126,6 @@ impl NamespaceLookup for StaticNamespaces {
         Box::pin(std::future::ready(found))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use k8s_openapi::ByteString;
+use mesh_api::model::is_dns_label;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,8 +26,11 @@ pub enum BadReview {
     #[error("`{0}` is not read; AdmissionReview of {API_VERSION} is")]
     Version(String),
     /// No request in it, or one without an id.
-    #[error("the review has no request with a uid")]
+    #[error("the review has no request with a uid, which is a UUID")]
     Empty,
+    /// No namespace is called so.
+    #[error("`{0}` is not the name of a namespace")]
+    Namespace(String),
     /// Objects of this kind are not for this webhook.
     #[error("{0}")]
     Kind(String),
@@ -53,7 +57,7 @@ pub struct Request {
     pub kind: Kind,
     /// `CREATE`, `UPDATE`, `DELETE`, `CONNECT`.
     pub operation: String,
-    /// Namespace of the object.
+    /// Namespace of the object: a DNS label; empty where it is in none.
     pub namespace: String,
     /// Its name, where it has one yet.
     pub name: String,
@@ -95,7 +99,12 @@ pub fn read_review(body: &[u8]) -> Result<Request, BadReview> {
         let found = format!("{} of {}", review.kind, review.api_version);
         return Err(BadReview::Version(clipped(&found, 100)));
     }
-    review.request.filter(|request| !request.uid.is_empty()).ok_or(BadReview::Empty)
+    let request = review.request.filter(|request| !request.uid.is_empty()).ok_or(BadReview::Empty)?;
+    // Whoever reaches the port says it, and it is asked for.
+    if !request.namespace.is_empty() && !is_dns_label(&request.namespace) {
+        return Err(BadReview::Namespace(clipped(&request.namespace, 100)));
+    }
+    Ok(request)
 }
 
 /// What is answered.

@@ -2,10 +2,12 @@
 //! whoever else reaches the port.
 
 use std::{
+    cmp::Reverse,
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -13,29 +15,21 @@ use std::{
 
 use hyper::{body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use mesh_api::{
-    places::{Activity, Bounds, Patience, Place, Places},
-    sys::{Listener, Stream},
-};
+use mesh_api::sys::{Listener, Stream};
 use tokio::{
-    task::{JoinError, JoinSet},
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::Webhook;
+use super::{Caller, Webhook};
 
 /// Connections at once. For each one more, the one that did nothing for longest is given up.
 const MAX_CONNECTIONS: usize = 512;
+/// Connections of one address at once; an API server has a few, and several may be behind one address.
+const MAX_OF_SOURCE: usize = 64;
 /// A handshake takes at most this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The first request comes within this time.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// A connection without requests is kept this long: longer than API servers keep it (90 s), so that it is they who close it,
-/// and no request meets a connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(180);
-/// How long a connection may do nothing.
-const PATIENCE: Patience = Patience { first: FIRST_REQUEST, idle: IDLE };
 /// The last answer on a connection that is to be closed may take this long.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// After `stopped`, connections are taken for this long: it takes a while until nobody is sent here any more.
@@ -60,9 +54,7 @@ pub async fn serve(
     let address = listener.local_addr()?;
     tracing::info!(%address, "webhooks are served");
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
-    // All API servers may have the address of one proxy, and nobody else shall keep theirs from being answered.
-    let mut places = Places::new(Bounds { total: MAX_CONNECTIONS, per_peer: MAX_CONNECTIONS, busy_give_way: false });
+    let mut connections = Connections::default();
     let mut end = pin!(async {
         stopped.await;
         sleep(LINGER).await;
@@ -72,13 +64,13 @@ pub async fn serve(
             () = &mut end => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    while let Some(ended) = connections.try_join_next() {
-                        note(ended);
-                    }
-                    match places.take(peer.ip()) {
-                        Some(place) => drop(connections.spawn(placed(stream, peer, place, acceptor.clone(), webhook.clone()))),
-                        None => tracing::warn!(%peer, "too many connections that all have requests: a new one is given up"),
-                    }
+                    let from = peer.ip().to_canonical();
+                    let Some(caller) = connections.admit(from) else {
+                        tracing::debug!(%peer, "too many connections that all have requests: a new one is given up");
+                        continue;
+                    };
+                    let serving = connection(stream, peer, acceptor.clone(), webhook.clone(), caller.clone());
+                    connections.start(from, caller, serving);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -89,20 +81,49 @@ pub async fn serve(
     }
 }
 
-fn note(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection of the webhook failed");
-    }
+/// Connections that are served.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    known: Vec<Known>,
 }
 
-/// Serves a connection for as long as it has its place.
-async fn placed(stream: Stream, peer: SocketAddr, mut place: Place, acceptor: TlsAcceptor, webhook: Arc<Webhook>) {
-    let activity = Arc::clone(place.activity());
-    tokio::select! {
-        () = connection(stream, peer, acceptor, webhook, activity) => {}
-        () = place.revoked() => {}
+struct Known {
+    task: AbortHandle,
+    from: IpAddr,
+    caller: Arc<Caller>,
+}
+
+impl Connections {
+    /// Room for one more from an address, and what it is counted in. Where there is none, another has to give way: one of
+    /// the same address, where that has its share; else one of an address that has most. `None` where none can.
+    fn admit(&mut self, from: IpAddr) -> Option<Arc<Caller>> {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a connection of the webhook failed");
+            }
+        }
+        self.known.retain(|one| !one.task.is_finished());
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for one in &self.known {
+            *counts.entry(one.from).or_default() += 1;
+        }
+        let full = counts.get(&from).is_some_and(|count| *count >= MAX_OF_SOURCE);
+        if full || self.known.len() >= MAX_CONNECTIONS {
+            let idle = self.known.iter().enumerate().filter(|(_, one)| !one.caller.is_busy());
+            let idle = idle.filter(|(_, one)| !full || one.from == from);
+            let (at, _) = idle.min_by_key(|(_, one)| (Reverse(counts.get(&one.from)), one.caller.since()))?;
+            tracing::debug!("too many connections: the one that is idle for longest is given up");
+            self.known.swap_remove(at).task.abort();
+        }
+        let shared = self.known.iter().find(|one| one.from == from).map(|one| one.caller.source.clone());
+        Some(Arc::new(Caller::new(shared.unwrap_or_default())))
+    }
+
+    fn start(&mut self, from: IpAddr, caller: Arc<Caller>, serving: impl Future<Output = ()> + Send + 'static) {
+        self.known.push(Known { task: self.tasks.spawn(serving), from, caller });
     }
 }
 
@@ -111,7 +132,7 @@ async fn connection(
     peer: SocketAddr,
     acceptor: TlsAcceptor,
     webhook: Arc<Webhook>,
-    activity: Arc<Activity>,
+    caller: Arc<Caller>,
 ) {
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -125,27 +146,27 @@ async fn connection(
         }
     };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2(stream, webhook, activity).await
+        http2(stream, webhook, caller).await
     } else {
-        http1(stream, webhook, activity).await
+        http1(stream, webhook, caller).await
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection of the webhook ended");
     }
 }
 
-async fn http1(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<Activity>) -> Result<(), hyper::Error> {
-    let requests = activity.clone();
+async fn http1(stream: TlsStream<Stream>, webhook: Arc<Webhook>, caller: Arc<Caller>) -> Result<(), hyper::Error> {
+    let requests = caller.clone();
     let service = service_fn(move |request| respond(webhook.clone(), requests.clone(), request));
     let mut http = http1::Builder::new();
     // The head has as long as the connection may be idle; who only drips it is the first to give way.
     http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD);
     let serving = http.serve_connection(TokioIo::new(stream), service);
-    closing(pin!(serving), &activity, |serving| serving.graceful_shutdown()).await
+    closing(pin!(serving), &caller, |serving| serving.graceful_shutdown()).await
 }
 
-async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<Activity>) -> Result<(), hyper::Error> {
-    let requests = activity.clone();
+async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, caller: Arc<Caller>) -> Result<(), hyper::Error> {
+    let requests = caller.clone();
     let service = service_fn(move |request| respond(webhook.clone(), requests.clone(), request));
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -154,13 +175,13 @@ async fn http2(stream: TlsStream<Stream>, webhook: Arc<Webhook>, activity: Arc<A
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let serving = http.serve_connection(TokioIo::new(stream), service);
-    closing(pin!(serving), &activity, |serving| serving.graceful_shutdown()).await
+    closing(pin!(serving), &caller, |serving| serving.graceful_shutdown()).await
 }
 
 /// Serves until the connection is over, then lets it end what it has begun.
 async fn closing<C>(
     mut serving: Pin<&mut C>,
-    activity: &Activity,
+    caller: &Caller,
     close: impl FnOnce(Pin<&mut C>),
 ) -> Result<(), hyper::Error>
 where
@@ -168,7 +189,7 @@ where
 {
     tokio::select! {
         ended = serving.as_mut() => return ended,
-        () = activity.over(PATIENCE) => {}
+        () = caller.over() => {}
     }
     close(serving.as_mut());
     timeout(LAST_ANSWER, serving).await.unwrap_or(Ok(()))
@@ -176,11 +197,10 @@ where
 
 async fn respond(
     webhook: Arc<Webhook>,
-    activity: Arc<Activity>,
+    caller: Arc<Caller>,
     request: http::Request<Incoming>,
 ) -> Result<super::HttpAnswer, Infallible> {
-    let _busy = activity.request();
-    Ok(webhook.answer(request).await)
+    Ok(webhook.answer(&caller, request).await)
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use mesh_api::names;
+use mesh_api::{names, probe::Token};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::inject::{Decision, Namespace, decide};
+
+const UID: &str = "705ab4f5-6393-41e8-b7cc-42010a800002";
 
 struct Bench {
     hook: Arc<Webhook>,
@@ -16,9 +18,12 @@ struct Bench {
 fn bench() -> Bench {
     let enabled = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
     let spaces = [("shop".to_owned(), enabled), ("other".to_owned(), BTreeMap::new())];
+    bench_of(Arc::new(StaticNamespaces(spaces.into())))
+}
+
+fn bench_of(namespaces: Arc<dyn NamespaceLookup>) -> Bench {
     let ((to_version, version), (to_addresses, addresses)) = (watch::channel(None), watch::channel(None));
     let known = Known { version, addresses };
-    let namespaces = Arc::new(StaticNamespaces(spaces.into()));
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
     Bench {
@@ -29,7 +34,8 @@ fn bench() -> Bench {
 
 impl Bench {
     async fn send(&self, request: http::Request<Full<Bytes>>) -> (StatusCode, String) {
-        let (head, body) = self.hook.answer(request).await.into_parts();
+        let caller = Caller::new(Arc::default());
+        let (head, body) = self.hook.answer(&caller, request).await.into_parts();
         (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 
@@ -45,7 +51,7 @@ impl Bench {
         let answer: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
         assert_eq!(answer["kind"], "AdmissionReview");
-        assert_eq!(answer["response"]["uid"], "7");
+        assert_eq!(answer["response"]["uid"], UID);
         answer["response"].clone()
     }
 }
@@ -56,7 +62,7 @@ fn review(request: Value) -> Value {
 
 fn of_pod(namespace: &str, pod: &Value) -> Value {
     json!({
-        "uid": "7", "operation": "CREATE", "namespace": namespace, "object": pod, "oldObject": null,
+        "uid": UID, "operation": "CREATE", "namespace": namespace, "object": pod, "oldObject": null,
         "kind": { "group": "", "version": "v1", "kind": "Pod" }, "userInfo": { "username": "somebody" },
     })
 }
@@ -67,7 +73,7 @@ fn pod(metadata: Value) -> Value {
 
 fn of_policy(operation: &str, object: &Value, old: &Value) -> Value {
     json!({
-        "uid": "7", "operation": operation, "namespace": "shop", "object": object, "oldObject": old,
+        "uid": UID, "operation": operation, "namespace": "shop", "object": object, "oldObject": old,
         "kind": { "group": "mesh.dev", "version": "v1alpha1", "kind": object["kind"].as_str().unwrap_or("AuthorizationPolicy") },
     })
 }
@@ -119,6 +125,113 @@ async fn what_is_no_review_is_told_so() {
     assert_eq!(large.0, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
+/// Tells what it is asked, and knows nothing.
+#[derive(Default)]
+struct Asked(parking_lot::Mutex<Vec<String>>);
+
+impl NamespaceLookup for Asked {
+    fn find<'a>(&'a self, name: &'a str) -> Lookup<'a> {
+        self.0.lock().push(name.to_owned());
+        Box::pin(std::future::ready(Found::Unknown("not yet".to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn what_no_namespace_is_called_is_asked_for_nowhere() {
+    let asked = Arc::new(Asked::default());
+    let bench = bench_of(asked.clone());
+    let long = "x".repeat(64);
+    for name in ["?watch=1", "shop/pods", "shop?watch=1", "../pods", "shop%2fpods", "Shop", "a.b", "-a", " ", &long] {
+        for path in ["/inject", "/validate"] {
+            let (status, said) = bench.post(path, review(of_pod(name, &pod(json!({})))).to_string()).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{name}: {said}");
+        }
+    }
+    let (status, _) = bench.post("/inject", review(of_pod("", &pod(json!({})))).to_string()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    // Nor where nothing depends on it.
+    let mut gone = of_pod("shop", &pod(json!({})));
+    gone["operation"] = "DELETE".into();
+    assert_eq!(bench.review("/inject", gone).await["allowed"], true);
+    assert!(asked.0.lock().is_empty(), "{:?}", asked.0.lock());
+    bench.post("/inject", review(of_pod("shop", &pod(json!({})))).to_string()).await;
+    assert_eq!(*asked.0.lock(), ["shop"]);
+}
+
+/// A body that is a byte, and then nothing for ever.
+struct Dripping(Option<Bytes>);
+
+impl Body for Dripping {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0
+            .take()
+            .map_or(std::task::Poll::Pending, |data| std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(data)))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_never_end_keep_nobody_waiting() {
+    let bench = bench();
+    let source = Arc::new(Source::default());
+    let begun = Instant::now();
+    let mut waiting = tokio::task::JoinSet::new();
+    for at in 0..2000 {
+        let (hook, caller) = (bench.hook.clone(), Caller::new(source.clone()));
+        waiting.spawn(async move {
+            // The address's share of all bytes is taken soon, and that of no other.
+            let data = Bytes::from(vec![b' '; if at < 20 { MAX_REVIEW } else { 1 }]);
+            let request = http::Request::post("/inject").header("content-type", "application/json");
+            let request = request.body(Dripping(Some(data))).unwrap();
+            (hook.answer(&caller, request).await.status(), caller.is_busy())
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bench.review("/inject", of_pod("shop", &pod(json!({})))).await;
+    assert!(begun.elapsed() < BODY / 2, "{:?}", begun.elapsed());
+    while let Some(ended) = waiting.join_next().await {
+        assert_eq!(ended.unwrap(), (StatusCode::REQUEST_TIMEOUT, false));
+    }
+    assert!(begun.elapsed() < BODY * 2, "{:?}", begun.elapsed());
+}
+
+/// Never says anything.
+struct Silent;
+
+impl NamespaceLookup for Silent {
+    fn find<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_has_no_more_than_its_share_of_reviews() {
+    let bench = bench_of(Arc::new(Silent));
+    let source = Arc::new(Source::default());
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (hook, caller) = (bench.hook.clone(), Caller::new(source.clone()));
+        waiting.spawn(async move {
+            let request = http::Request::post("/inject").header("content-type", "application/json");
+            let body = Bytes::from(review(of_pod("shop", &pod(json!({})))).to_string());
+            hook.answer(&caller, request.body(Full::new(body)).unwrap()).await.status()
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let begun = Instant::now();
+    let answer = bench.review("/validate", of_policy("CREATE", &policy(json!({ "rules": [] })), &Value::Null)).await;
+    assert_eq!(answer["allowed"], true);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    while let Some(ended) = waiting.join_next().await {
+        assert_eq!(ended.unwrap(), StatusCode::REQUEST_TIMEOUT);
+    }
+}
+
 #[tokio::test]
 async fn other_requests_are_told_what_there_is() {
     let bench = bench();
@@ -143,7 +256,8 @@ async fn a_pod_gets_what_the_pure_function_says() {
     let patch: Value = serde_json::from_slice(&patch.0).unwrap();
     let labels = BTreeMap::from([(names::INJECT.to_owned(), "enabled".to_owned())]);
     let namespace = Namespace { name: "shop".into(), labels };
-    let Decision::Inject(wanted) = decide(&pod, None, &namespace, &Settings::default(), None) else { panic!() };
+    let token = Token::new(UID).unwrap();
+    let Decision::Inject(wanted) = decide(&pod, None, &namespace, &Settings::default(), None, &token) else { panic!() };
     assert_eq!(patch, serde_json::to_value(&wanted.patch).unwrap());
     // Once more, as with reinvocation: nothing is left to be done.
     let again = bench.review("/inject", of_pod("shop", &wanted.pod)).await;
@@ -152,6 +266,31 @@ async fn a_pod_gets_what_the_pure_function_says() {
     for wanted in [r#"result="injected"} 1"#, r#"result="unchanged"} 1"#] {
         assert!(page.contains(wanted), "{page}");
     }
+}
+
+#[tokio::test]
+async fn a_pod_keeps_its_token_whatever_the_next_review_is_called() {
+    let bench = bench();
+    let mut pod = pod(json!({ "labels": { "mesh.dev/inject": "enabled" } }));
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({ "preStop": { "httpGet": { "path": "/shutdown", "port": 80 } } });
+    let settings = Settings::default();
+    let decided = |pod: &Value, uid: &str| {
+        let request = Request { uid: uid.into(), namespace: "shop".into(), object: pod.clone(), ..Request::default() };
+        let found = Found::Unknown(String::new());
+        let request = Request { kind: review::Kind { kind: "Pod".into(), ..review::Kind::default() }, ..request };
+        inject(&request, &found, &settings, None).map(|(_, answer)| answer.patch)
+    };
+    let Decision::Inject(first) = decide(&pod, None, &Namespace::default(), &settings, None, &Token::new(UID).unwrap())
+    else {
+        panic!()
+    };
+    assert_eq!(decided(&pod, UID).unwrap(), first.patch);
+    assert!(serde_json::to_string(&first.patch).unwrap().contains(&format!("/probe/{UID}/app/pre-stop")));
+    assert_eq!(decided(&first.pod, "00000000-1111-4222-8333-444444444444").unwrap(), []);
+    assert!(matches!(decided(&pod, "7"), Err(BadReview::Empty)));
+    let answer = bench.review("/inject", of_pod("shop", &first.pod)).await;
+    assert_eq!(answer.get("patch"), None);
 }
 
 #[tokio::test]

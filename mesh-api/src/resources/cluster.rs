@@ -69,8 +69,6 @@ pub struct Container {
     pub readiness_probe: Option<Probe>,
     /// Whether it has come up.
     pub startup_probe: Option<Probe>,
-    /// What the kubelet calls when it comes and before it goes.
-    pub lifecycle: Lifecycle,
 }
 
 /// A port that a container declares.
@@ -95,16 +93,6 @@ pub struct Probe {
     pub tcp_socket: Option<TcpSocket>,
     /// By gRPC's health protocol.
     pub grpc: Option<GrpcProbe>,
-}
-
-/// What the kubelet calls when a container comes and before it goes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Lifecycle {
-    /// When it came.
-    pub post_start: Option<Probe>,
-    /// Before it goes.
-    pub pre_stop: Option<Probe>,
 }
 
 /// A GET of the kubelet.

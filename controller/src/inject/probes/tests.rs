@@ -1,6 +1,8 @@
 use super::*;
 use crate::inject::{Decision, Namespace, Settings, decide, remove};
 
+const TOKEN: &str = "705ab4f5-6393-41e8-b7cc-42010a800002";
+
 fn pod(probe: &Value) -> Value {
     let container = json!({
         "name": "app", "image": "web", "ports": [{"name": "web", "containerPort": 8080}], "readinessProbe": probe,
@@ -13,7 +15,8 @@ fn pod(probe: &Value) -> Value {
 }
 
 fn inject(pod: &Value) -> Value {
-    match decide(pod, None, &Namespace::default(), &Settings::default(), None) {
+    let token = Token::new(TOKEN).unwrap();
+    match decide(pod, None, &Namespace::default(), &Settings::default(), None, &token) {
         Decision::Inject(injection) => injection.pod,
         other => panic!("{other:?}"),
     }
@@ -24,7 +27,7 @@ fn probe(pod: &Value) -> &Value {
 }
 
 fn of(probe: &Value) -> Option<Probe> {
-    taken(&pod(probe), &"9000-9010".parse().unwrap()).1.pop()
+    taken(&pod(probe), &"9000-9010".parse().unwrap(), &Token::new(TOKEN).unwrap()).1.pop()
 }
 
 #[test]
@@ -62,7 +65,7 @@ fn ports_times_and_requests_are_as_they_were() {
         json!({"path": "x?y", "port": "web", "scheme": "https", "httpHeaders": [{"name": "A", "value": "$(B)"}]});
     let found = of(&json!({"httpGet": https})).unwrap();
     assert_eq!(found.https, Some(Get { path: "x?y".into(), headers: vec![("A".into(), "$(B)".into())] }));
-    assert_eq!(found.at, "/probe/app/readiness");
+    assert_eq!(found.at, format!("/probe/{TOKEN}/app/readiness"));
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn names_that_no_container_can_have_are_in_no_path() {
     for name in ["", "a/b", "..", "A", "a b", "é", "a\n", &"x".repeat(64)] {
         let mut pod = pod(&json!({"tcpSocket": {"port": 1}}));
         pod["spec"]["containers"][0]["name"] = name.into();
-        assert!(taken(&pod, &PortList::default()).0.is_empty(), "{name:?}");
+        assert!(taken(&pod, &PortList::default(), &Token::new(TOKEN).unwrap()).0.is_empty(), "{name:?}");
     }
 }
 
@@ -107,5 +110,54 @@ fn records_that_somebody_made_up_change_nothing_else() {
         given["metadata"]["annotations"] = json!({names::ANNOTATION_INJECTION: json!({"probes": probes}).to_string()});
         assert_eq!(restored(&given)["spec"], was["spec"], "{probes}");
         assert_eq!(inject(&given), inject(&was), "{probes}");
+    }
+}
+
+#[test]
+fn hooks_over_http_are_the_sidecars_and_probes_are_not() {
+    let hook = |scheme: &str| {
+        let mut pod = pod(&json!({"httpGet": {"path": "/ready", "port": "web"}}));
+        let get = json!({"path": "/shutdown", "port": "web", "scheme": scheme});
+        pod["spec"]["containers"][0]["lifecycle"] =
+            json!({"preStop": {"httpGet": get}, "postStart": {"tcpSocket": {"port": 1}}});
+        pod
+    };
+    for scheme in ["HTTP", "HTTPS"] {
+        let was = hook(scheme);
+        let (all, probes) = taken(&was, &PortList::default(), &Token::new(TOKEN).unwrap());
+        let [probe] = &*probes else { panic!("{probes:?}") };
+        assert_eq!(probe.at, format!("/probe/{TOKEN}/app/pre-stop"));
+        let get = Some(Get { path: "/shutdown".into(), headers: vec![] });
+        let wanted = if scheme == "HTTP" { (None, get) } else { (get, None) };
+        assert_eq!((probe.https.clone(), probe.http.clone()), wanted);
+        assert_eq!(all[0].at, "/lifecycle/preStop");
+        let injected = inject(&was);
+        let seen = &injected["spec"]["initContainers"][0]["name"];
+        let list = if seen == names::PROXY_CONTAINER { "initContainers" } else { "containers" };
+        assert!(injected["spec"][list].to_string().contains(TOKEN), "the sidecar knows it");
+        assert_eq!(remove(&injected).unwrap()["spec"], was["spec"]);
+    }
+    assert!(taken(&hook("HTTP"), &"8080".parse().unwrap(), &Token::new(TOKEN).unwrap()).0.is_empty());
+}
+
+#[test]
+fn a_pod_from_before_there_were_tokens_gets_one_and_one_that_is_none_is_not_kept() {
+    let was = pod(&json!({"tcpSocket": {"port": "web"}}));
+    let wanted = inject(&was);
+    for (old, path) in
+        [("", "/probe/app/readiness"), ("../x", "/probe/../x/app/readiness"), ("short", "/probe/short/app/readiness")]
+    {
+        let mut given = wanted.clone();
+        given["spec"]["containers"].as_array_mut().unwrap().iter_mut().filter(|one| one["name"] == "app").for_each(
+            |one| {
+                one["readinessProbe"]["httpGet"]["path"] = path.into();
+            },
+        );
+        let mut record = Record::of(&given).unwrap();
+        record.token = old.into();
+        record.hash = "old".into();
+        given["metadata"]["annotations"][names::ANNOTATION_INJECTION] = serde_json::to_string(&record).unwrap().into();
+        assert_eq!(remove(&given).unwrap()["spec"], was["spec"], "{old}");
+        assert_eq!(inject(&given), wanted, "{old}");
     }
 }

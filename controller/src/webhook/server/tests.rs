@@ -17,14 +17,23 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::{
     inject::Settings,
     telemetry::Telemetry,
-    webhook::{Known, StaticNamespaces},
+    webhook::{
+        Known as Facts, StaticNamespaces,
+        caller::{FIRST_REQUEST, IDLE},
+    },
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -74,7 +83,7 @@ async fn bench() -> Bench {
     let listener = Sys::host().net.bind(([127, 0, 0, 1], 0).into(), false).await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = tls::server_config(&keeper(), Clock::Host, ClientAuth::None, &[b"h2", b"http/1.1"]).unwrap();
-    let known = Known { version: tokio::sync::watch::channel(None).1, addresses: tokio::sync::watch::channel(None).1 };
+    let known = Facts { version: tokio::sync::watch::channel(None).1, addresses: tokio::sync::watch::channel(None).1 };
     let domain = names::DEFAULT_TRUST_DOMAIN.parse().unwrap();
     let telemetry = Arc::new(Telemetry::new().unwrap());
     let spaces = Arc::new(StaticNamespaces::default());
@@ -86,17 +95,27 @@ async fn bench() -> Bench {
     Bench { address, stop: Some(stop), server }
 }
 
+/// Connects from this address.
+async fn connect(
+    to: SocketAddr,
+    from: IpAddr,
+    alpn: &[&[u8]],
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(ROOT.der().to_vec())).unwrap();
+    let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(to).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME).unwrap(), stream).await
+}
+
 impl Bench {
     /// Connects as an API server does: to a name, trusting the roots that `caBundle` has.
     async fn connect(&self, alpn: &[&[u8]]) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(ROOT.der().to_vec())).unwrap();
-        let builder =
-            ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let stream = TcpStream::connect(self.address).await?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME).unwrap(), stream).await
+        connect(self.address, [127, 0, 0, 1].into(), alpn).await
     }
 
     async fn live(&self, alpn: &[&[u8]]) -> StatusCode {
@@ -152,16 +171,96 @@ async fn connections_that_say_nothing_keep_nobody_out() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_connections_end_after_the_first_request_later_than_before_it() {
-    let mut places = Places::new(Bounds { total: 1, per_peer: 1, busy_give_way: false });
-    let activity = Arc::clone(places.take([127, 0, 0, 1].into()).unwrap().activity());
-    let begun = tokio::time::Instant::now();
-    activity.over(PATIENCE).await;
+    let caller = Caller::new(Arc::default());
+    let begun = Instant::now();
+    caller.over().await;
     assert!(begun.elapsed() >= FIRST_REQUEST && begun.elapsed() < FIRST_REQUEST * 2);
-    let busy = activity.request();
-    let waiting = timeout(IDLE * 2, activity.over(PATIENCE));
+    let busy = caller.request();
+    let waiting = timeout(IDLE * 2, caller.over());
     assert!(waiting.await.is_err(), "it is busy");
     drop(busy);
-    let begun = tokio::time::Instant::now();
-    activity.over(PATIENCE).await;
+    let begun = Instant::now();
+    caller.over().await;
     assert!(begun.elapsed() >= IDLE - Duration::from_secs(1) && begun.elapsed() < IDLE * 2);
+}
+
+/// Sends bodies byte by byte, over one connection after the other, until it is dropped.
+async fn drip(to: SocketAddr, begun: watch::Sender<usize>) {
+    let head = format!(
+        "POST /inject HTTP/1.1\r\nhost: {NAME}\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+    );
+    let mut first = true;
+    loop {
+        let Ok(mut stream) = connect(to, [127, 0, 0, 1].into(), &[b"http/1.1"]).await else { continue };
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            continue;
+        }
+        if std::mem::take(&mut first) {
+            begun.send_modify(|count| *count += 1);
+        }
+        while stream.write_all(b" ").await.is_ok() && stream.flush().await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_sends_slowly_keeps_no_other_waiting() {
+    let bench = bench().await;
+    let (sender, mut begun) = watch::channel(0);
+    let mut dripping = JoinSet::new();
+    for _ in 0..MAX_OF_SOURCE + 16 {
+        dripping.spawn(drip(bench.address, sender.clone()));
+    }
+    // Before, as many as there was room for held it for the time that a whole review has.
+    timeout(LIMIT, begun.wait_for(|count| *count >= MAX_OF_SOURCE)).await.unwrap().unwrap();
+    let object =
+        r#"{"metadata":{"labels":{"mesh.dev/inject":"enabled"}},"spec":{"containers":[{"name":"a","image":"a"}]}}"#;
+    let review = format!(
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"705ab4f5-6393-41e8-b7cc-42010a800002","operation":"CREATE",
+           "namespace":"shop","kind":{{"version":"v1","kind":"Pod"}},"object":{object}}}}}"#
+    );
+    let asked = async {
+        let mut stream = connect(bench.address, [127, 0, 0, 2].into(), &[b"http/1.1"]).await.unwrap();
+        let head = format!(
+            "POST /inject HTTP/1.1\r\nhost: {NAME}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            review.len()
+        );
+        stream.write_all((head + &review).as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    };
+    timeout(Duration::from_secs(2), asked).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_has_its_share_gives_way_to_itself() {
+    let mut all = Connections::default();
+    let address = |last: u8| IpAddr::from([127, 0, 0, last]);
+    let mut open = |from: u8| {
+        let caller = all.admit(address(from));
+        if let Some(caller) = &caller {
+            all.start(address(from), caller.clone(), std::future::pending());
+        }
+        (caller, all.known.len())
+    };
+    let kept = open(1).0.unwrap();
+    let busy: Vec<_> = (0..MAX_OF_SOURCE).map(|_| open(2).0.unwrap()).collect();
+    assert_eq!(open(2).1, MAX_OF_SOURCE + 1, "one gave way");
+    assert!(Arc::ptr_eq(&busy[0].source, &busy[1].source) && !Arc::ptr_eq(&busy[0].source, &kept.source));
+    for from in 3..=9 {
+        for _ in 0..MAX_OF_SOURCE {
+            open(from);
+        }
+    }
+    assert_eq!(open(10).1, MAX_CONNECTIONS);
+    // The oldest of all is of an address that has few.
+    assert!(all.known.iter().any(|one| Arc::ptr_eq(&one.caller, &kept)));
+    let full: Vec<_> = all.known.iter().map(|one| one.caller.clone()).collect();
+    let mut requests: Vec<_> = full.iter().map(|caller| caller.request()).collect();
+    requests.iter_mut().for_each(|request| request.is_whole());
+    assert!(all.admit(address(11)).is_none(), "all are being answered");
+    drop(requests);
+    assert!(all.admit(address(11)).is_some());
 }
