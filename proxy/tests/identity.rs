@@ -50,10 +50,11 @@ async fn counting_app() -> (SocketAddr, Arc<AtomicUsize>) {
             tokio::spawn(async move {
                 let mut chunk = [0; 4096];
                 while let Ok(read) = stream.read(&mut chunk).await {
+                    // Counted first: whoever has the answer may look at once.
+                    seen.fetch_add(read, Ordering::SeqCst);
                     if read == 0 || stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
                         return;
                     }
-                    seen.fetch_add(read, Ordering::SeqCst);
                 }
             });
         }
