@@ -16,6 +16,9 @@ use crate::process::must_run;
 /// How long one build may take, with everything to be fetched. The biggest takes ten minutes on two busy cores.
 const BUILD: Duration = Duration::from_secs(2700);
 
+/// How often a build is begun that fails because something cannot be fetched: what was fetched stays.
+const FETCHES: usize = 3;
+
 /// A folder of sources, and the command that makes programs of it.
 #[derive(Debug)]
 pub struct Recipe<'a> {
@@ -79,7 +82,13 @@ impl<'a> Recipe<'a> {
         let (program, args) = words.split_first().context("an empty command")?;
         let mut command = Command::new(program);
         command.args(args).env("CGO_ENABLED", "0").current_dir(&self.sources);
-        must_run(&command, BUILD)?;
+        let mut tries = 1..=FETCHES;
+        while let (Some(number), Err(error)) = (tries.next(), must_run(&command, BUILD)) {
+            if number == FETCHES || !is_of_network(&format!("{error:#}")) {
+                return Err(error);
+            }
+            eprintln!("{}: something could not be fetched; once more", self.name);
+        }
         for program in self.programs {
             ensure!(fresh.path().join(program).is_file(), "the build did not make '{program}'");
         }
@@ -118,6 +127,12 @@ impl<'a> Recipe<'a> {
         }
         Ok(digest.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// True for what Go says where a module cannot be fetched for reasons that pass.
+fn is_of_network(said: &str) -> bool {
+    let passing = ["timeout", "connection reset", "unexpected EOF", "502", "503", "504", "temporary failure"];
+    said.lines().any(|line| line.contains("Get \"http") && passing.iter().any(|word| line.contains(word)))
 }
 
 /// This directory of the checkout.
@@ -166,6 +181,31 @@ mod tests {
         for made in [first, second, root().unwrap().join(format!("{name}.lock"))] {
             let _ = if made.is_dir() { fs::remove_dir_all(made) } else { fs::remove_file(made) };
         }
+    }
+
+    #[test]
+    fn what_could_not_be_fetched_is_told_from_what_does_not_build() {
+        let fetch =
+            r#"a.go:1:2: k8s.io/x@v0.1.0: Get "https://modules.example/x.zip": net/http: TLS handshake timeout"#;
+        assert!(is_of_network(fetch));
+        for other in ["main.go:3:1: undefined: timeout", r#"Get "https://modules.example/x": 404 Not Found"#] {
+            assert!(!is_of_network(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_build_that_could_not_fetch_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = format!("test-cache-fetch-{}", std::process::id());
+        fs::write(dir.path().join("a"), "one").unwrap();
+        let flag = dir.path().join("tried").to_string_lossy().into_owned();
+        let script = format!(
+            "[ -e {flag} ] || {{ mkdir {flag}; echo 'Get \"https://x\": i/o timeout' >&2; exit 1; }}; cp a {{out}}/a"
+        );
+        let recipe = recipe(&name, dir.path(), &["a"], &["sh", "-c", &script]);
+        let made = recipe.get().unwrap();
+        fs::remove_dir_all(made).unwrap();
+        fs::remove_file(root().unwrap().join(format!("{name}.lock"))).unwrap();
     }
 
     #[test]

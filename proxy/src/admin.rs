@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn headers_of_probes_are_not_shown() {
-        let get = probe::Get { path: "/health".into(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
+        let get =
+            probe::Get { path: "/health".into(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
         let at = "/probe/5e6f1a0c/web/livez".into();
         let mut config = Config::default();
         config.admin.probes.push(probe::Probe { at, port: 8443, seconds: 1, https: Some(get), http: None });
