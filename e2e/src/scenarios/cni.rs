@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     install::{admit, load, meshctl},
-    workloads::call,
+    workloads::{STRICT, call},
 };
 use crate::{
     api::text,
@@ -35,14 +35,6 @@ const WITH_PLUGIN: Duration = Duration::from_secs(150);
 const KEPT: &str = "/run/mesh-e2e-cni";
 /// The DaemonSet of the plugin's agents.
 const AGENT: &str = "daemonset/mesh-cni";
-
-const STRICT: &str = r"
-apiVersion: mesh.dev/v1alpha1
-kind: TransportPolicy
-metadata: { name: strict }
-spec: { mode: Strict }
----
-";
 
 /// A Deployment as Pod Security `restricted` wants it, with an account of its name.
 fn restricted(name: &str) -> String {

@@ -35,7 +35,8 @@ const HOST_PORT: &str = "18080";
 /// An account whose name is no DNS label.
 const ANY: &str = "team.any-1";
 
-const STRICT: &str = r"
+/// Nobody in the namespace takes plain connections.
+pub(super) const STRICT: &str = r"
 apiVersion: mesh.dev/v1alpha1
 kind: TransportPolicy
 metadata: { name: strict }
