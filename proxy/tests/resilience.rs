@@ -267,54 +267,55 @@ async fn more_streams_than_one_connection_carries_take_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_with_long_streams_is_not_taken_for_a_slow_one() {
-    // Answers at once; what follows ends when the test says so.
+    // One answers at once, and what follows ends when the test says so; the other is slower than any noise.
     let end = Arc::new(tokio::sync::Notify::new());
     let served = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
-    let streamed = Arc::new(AtomicUsize::new(usize::MAX));
-    let instance = |nth: usize| {
-        let (end, served, streamed) = (Arc::clone(&end), Arc::clone(&served), Arc::clone(&streamed));
+    let instance = |nth: usize, wait: Duration| {
+        let (end, served) = (Arc::clone(&end), Arc::clone(&served));
         app(move |mut wire, _| {
-            let (end, served, streamed) = (Arc::clone(&end), Arc::clone(&served), Arc::clone(&streamed));
+            let (end, served) = (Arc::clone(&end), Arc::clone(&served));
             async move {
                 while let Some(head) = wire.head().await {
+                    served[nth].fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(wait).await;
                     if head.contains("/stream") {
-                        streamed.store(nth, Ordering::SeqCst);
                         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
                         end.notified().await;
                         wire.try_send("0\r\n\r\n").await;
                         continue;
                     }
-                    served[nth].fetch_add(1, Ordering::SeqCst);
-                    wire.try_send(ok("quick")).await;
+                    wire.try_send(ok("answer")).await;
                 }
             }
         })
     };
-    let apps = [instance(0).await, instance(1).await];
+    let apps = [instance(0, Duration::ZERO).await, instance(1, Duration::from_millis(400)).await];
     let fleet = Fleet::start(&apps, Protocol::Http1).await;
-    // Both are known to be quick.
-    for _ in 0..20 {
+    let ask = async || {
         let mut wire = Wire::connect(fleet.entry).await;
-        wire.send("GET /quick HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await;
-        wire.rest().await;
+        wire.send("GET /short HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(wire.message().await.unwrap().1, b"answer");
+    };
+    // How quick each of them is becomes known.
+    for _ in 0..100 {
+        ask().await;
     }
-    // One has a stream that is long; nobody was slow.
+    let known = [0, 1].map(|nth| served[nth].load(Ordering::SeqCst));
+    assert!(known[0] > known[1] && known[1] > 0, "{known:?}");
+    // The quick one has a stream that is long; nobody was slow.
     let mut stream = Wire::connect(fleet.entry).await;
     stream.send("GET /stream HTTP/1.1\r\nHost: cart\r\n\r\n").await;
     assert_eq!(status(&stream.head().await.unwrap()), 200);
+    assert_eq!(served[0].load(Ordering::SeqCst), known[0] + 1);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     end.notify_one();
     assert_eq!(stream.through("0\r\n\r\n").await.as_deref(), Some("0\r\n\r\n"));
-    let before = [0, 1].map(|nth| served[nth].load(Ordering::SeqCst));
-    for _ in 0..200 {
-        let mut wire = Wire::connect(fleet.entry).await;
-        wire.send("GET /quick HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await;
-        assert_eq!(wire.message().await.unwrap().1, b"quick");
+    // Had the stream's 1.5 s been taken for its latency, the other would be the quicker one now.
+    for _ in 0..20 {
+        ask().await;
     }
-    // Of two, the quicker one is taken: so it had the stream, and is the quicker one still.
-    let streamed = streamed.load(Ordering::SeqCst);
-    let since = served[streamed].load(Ordering::SeqCst) - before[streamed];
-    assert!(since > 20, "{since} of 200");
+    let since = served[0].load(Ordering::SeqCst) - known[0] - 1;
+    assert!(since > 15, "{since} of 20");
 }
 
 /// An application that ends as a good server does: no new connection, idle ones are closed, answers that were begun are

@@ -314,9 +314,21 @@ where
     address
 }
 
-/// An address on loopback that is free now.
+/// A port of 127.0.0.1 on which nobody listens, and that is given to one caller of this process only. It lies below the
+/// kernel's ephemeral range: no outgoing connection takes it between its choice and its use.
 pub fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    const FIRST: u16 = 30_000;
+    const PORTS: u16 = 2_700;
+    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
+    // Processes that run side by side begin apart.
+    let start = || u16::try_from(std::process::id() * 97 % u32::from(PORTS)).unwrap().into();
+    let next = NEXT.get_or_init(start);
+    (0..PORTS)
+        .map(|_| FIRST + next.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % PORTS)
+        .find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok())
+        .expect("a free port below the ephemeral range")
+        .local_addr()
+        .unwrap()
 }
 
 /// A destination with one backend.
