@@ -2,8 +2,9 @@
 
 CARGO ?= cargo
 ARGS ?=
+QUICK ?=
 
-.PHONY: help demo test e2e cluster-up cluster-down cluster-shell setup build release images docs fmt
+.PHONY: help demo test e2e bench cluster-up cluster-down cluster-shell setup build release images docs fmt
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +19,12 @@ test: ## everything CI runs: installs what it needs, says at the end what it ran
 e2e: ## the suite on a real Kubernetes (PROVIDER=processes|kind, KEEP=1, ARGS="NAME..." selects scenarios)
 	$(CARGO) build --quiet -p mesh-e2e --bins
 	$(CARGO) run --quiet -p mesh-e2e --bin mesh-e2e -- $(ARGS)
+
+bench: ## this mesh beside HAProxy and nginx on this machine, as root (QUICK=1 takes two minutes; ARGS="--trial h1_100b")
+	scripts/setup.sh --bench
+	scripts/images.sh
+	$(CARGO) build --quiet -p mesh-e2e --bins
+	target/debug/mesh-bench $(if $(QUICK),--quick) $(ARGS)
 
 cluster-up: ## a real Kubernetes on this machine, as root (ARGS="--nodes 2")
 	$(CARGO) run --quiet -p mesh-e2e --bin mesh-cluster -- up $(ARGS)

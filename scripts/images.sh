@@ -26,7 +26,7 @@ out=$target/images
 
 # With --target the flag is for the programs alone, and not for what runs while they are built.
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" "$CARGO" build --quiet --profile "$profile" --target "$host" \
-  -p mesh-proxy -p mesh-controller -p mesh-ca --bins
+  -p mesh-proxy -p mesh-controller -p mesh-ca -p mesh-load --bins
 
 # What a workspace build made is as good, and there already.
 cluster() {

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: the Debian packages of e2e/packages.txt. Go is not installed, only
-# looked for: the programs of the end-to-end suite are built with it.
+# looked for: the programs of the end-to-end suite are built with it. With `--bench`, what the benchmark needs as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+lists=(e2e/packages.txt)
+[ "${1:-}" != --bench ] || lists+=(e2e/bench/packages.txt)
 
 missing=()
 while read -r package; do
   [ -n "$package" ] || continue
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-done < e2e/packages.txt
+done < <(cat "${lists[@]}")
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ]; then

@@ -6,7 +6,7 @@
 //! ```text
 //! 6  scenarios
 //! 5  suite
-//! 4  provider
+//! 4  provider  bench
 //! 3  compare  cluster
 //! 2  mesh  programs  capture  netns  tools
 //! 1  stage  http  tls  bin  cache  api
@@ -17,6 +17,7 @@
 //! loopback addresses that no other test has. Every child process dies with its guard, and with the test process.
 
 pub mod api;
+pub mod bench;
 pub mod bin;
 pub mod cache;
 pub mod capture;
