@@ -25,6 +25,9 @@ use crate::{
     report::{Counts, Report},
 };
 
+/// How long a server has to refuse a client whose certificate it does not take.
+const REFUSAL: Duration = Duration::from_millis(200);
+
 /// How the key of a connection is agreed on.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Agreement {
@@ -63,13 +66,13 @@ pub async fn run(
     let counts = Rc::new(RefCell::new(Counts::new()?));
     let end = Instant::now() + time;
     let mut loops = JoinSet::new();
-    in_time(shake(to, &config)).await.context("the first handshake")?;
+    in_time(shake(to, &config, true)).await.context("the first handshake")?;
     for _ in 0..connections {
         let (counts, config) = (Rc::clone(&counts), Arc::clone(&config));
         loops.spawn_local(async move {
             while Instant::now() < end {
                 let began = Instant::now();
-                match in_time(shake(to, &config)).await {
+                match in_time(shake(to, &config, false)).await {
                     Ok(()) => counts.borrow_mut().good(began.elapsed(), 0),
                     Err(error) => {
                         counts.borrow_mut().bad(&format_args!("{error:#}"));
@@ -84,7 +87,7 @@ pub async fn run(
     Ok(counts.into_inner().report())
 }
 
-async fn shake(to: SocketAddr, config: &Arc<ClientConfig>) -> anyhow::Result<()> {
+async fn shake(to: SocketAddr, config: &Arc<ClientConfig>, look: bool) -> anyhow::Result<()> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     // Closed without the wait for what is on its way: ports are few.
@@ -95,7 +98,12 @@ async fn shake(to: SocketAddr, config: &Arc<ClientConfig>) -> anyhow::Result<()>
     )?;
     let mut tls = TlsConnector::from(Arc::clone(config)).connect(ServerName::IpAddress(to.ip().into()), stream).await?;
     // The server has done its part, the client's certificate included, when it speaks: tickets, or its protocol's opening.
-    ensure!(tls.read(&mut [0; 64]).await? > 0, "the server closes after the handshake");
+    ensure!(tls.get_ref().0.peek(&mut [0]).await? > 0, "the server closes after the handshake");
+    if look {
+        // Or a refusal: then it closes.
+        let read = tokio::time::timeout(REFUSAL, tls.read(&mut [0; 64])).await;
+        ensure!(!matches!(read, Ok(Ok(0) | Err(_))), "the server refuses the client: {read:?}");
+    }
     Ok(())
 }
 

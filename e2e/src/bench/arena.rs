@@ -182,7 +182,23 @@ impl Arena {
     /// # Errors
     /// Where it was not built.
     pub fn load(&self, arguments: &[String]) -> Result<Command> {
-        let mut words = vec![bin::shipped("mesh-load")?.to_string_lossy().into_owned()];
+        self.load_as(&[], arguments)
+    }
+
+    /// The same as whom no redirection is meant for: the outbound proxy itself.
+    ///
+    /// # Errors
+    /// As [`Arena::load`].
+    pub fn load_as_proxy(&self, arguments: &[String]) -> Result<Command> {
+        match self.chain.kind {
+            Kind::Mesh => self.load_as(&member::user(), arguments),
+            _ => self.load(arguments),
+        }
+    }
+
+    fn load_as(&self, before: &[String], arguments: &[String]) -> Result<Command> {
+        let mut words = before.to_vec();
+        words.push(bin::shipped("mesh-load")?.to_string_lossy().into_owned());
         words.extend_from_slice(arguments);
         Ok(self.ground.command(&self.ground.client, self.ground.processors.load, &words))
     }

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -11,6 +12,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use x509_parser::time::ASN1Time;
+
+/// How long a leaf is valid, in seconds: the mesh takes none that is valid for long.
+const DAY: i64 = 24 * 3600;
 
 /// Trust domain of the comparison.
 pub const DOMAIN: &str = "bench.mesh";
@@ -77,6 +82,9 @@ fn authority(name: &str, depth: u8) -> Result<CertificateParams> {
 
 fn leaf(name: &str, named: bool) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+    params.not_before = ASN1Time::from_timestamp(now - 60)?.to_datetime();
+    params.not_after = ASN1Time::from_timestamp(now + DAY)?.to_datetime();
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{DOMAIN}/ns/bench/sa/{name}").try_into()?)];
     if named {
         params.subject_alt_names.push(SanType::DnsName(format!("{name}.bench").try_into()?));

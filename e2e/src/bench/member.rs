@@ -23,6 +23,13 @@ use crate::{
 /// The user that sidecars run as.
 const USER: u32 = 15400;
 
+/// Runs what follows as that user.
+#[must_use]
+pub fn user() -> Vec<String> {
+    let user = USER.to_string();
+    ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"].map(str::to_owned).to_vec()
+}
+
 /// Starts the control plane and both sidecars, and waits until they are ready.
 ///
 /// # Errors
@@ -79,11 +86,9 @@ pub fn start(stage: &Stage, ground: &Ground, certs: &Certs) -> Result<Proxies> {
             "admin": { "listen": admin },
             "telemetry": { "otlp_endpoint": format!("http://{control}:{otlp}"), "trace_ratio": 0.01, "access_log": false },
         });
-        let user = USER.to_string();
         let program = text(&bin::shipped("mesh-proxy")?);
-        let words = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", &program, "--config"];
-        let file = write(dir, name, &config)?;
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).chain([file]).collect();
+        let mut words = user();
+        words.extend([program.clone(), "--config".to_owned(), write(dir, name, &config)?]);
         let mut sidecar = ground.proxy(client, &words)?;
         until(&format!("the sidecar {name} is ready"), START, || {
             let gone = sidecar.status()?.is_some();
@@ -91,7 +96,7 @@ pub fn start(stage: &Stage, ground: &Ground, certs: &Certs) -> Result<Proxies> {
             Ok(get(admin, "/ready", START).is_ok_and(|answer| answer.status.is_success()).then_some(()))
         })?;
         let mut redirect = netns.command(&program);
-        must_run(redirect.args(["redirect", "apply", "--proxy-uid", &user]), START)?;
+        must_run(redirect.args(["redirect", "apply", "--proxy-uid", &USER.to_string()]), START)?;
         sidecars.push(sidecar);
     }
     let outbound = sidecars.pop().context("no sidecar")?;

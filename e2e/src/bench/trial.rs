@@ -110,7 +110,10 @@ impl Trial {
     pub fn run(&self, stage: &Stage, arena: &Arena, certs: &Certs, seconds: f64) -> Result<Sample> {
         let before = used(arena)?;
         let arguments = self.arguments(arena, certs, seconds);
-        let output = must_run(&arena.load(&arguments)?, STUCK).with_context(|| {
+        // Who shakes hands with the inbound proxy passes by the outbound one.
+        let shakes = self.about == About::Handshakes;
+        let load = if shakes { arena.load_as_proxy(&arguments) } else { arena.load(&arguments) }?;
+        let output = must_run(&load, STUCK).with_context(|| {
             format!("{} over {}; logs are in {}", self.name, arena.chain.name, stage.dir().display())
         })?;
         let after = used(arena)?;
