@@ -123,29 +123,32 @@ impl Inbound {
             sniff::client_side(&mut stream).await
         } else {
             // Also where the server is known to speak first: the caller may be a sidecar, whose greeting must be first.
-            sniff::either_side(&mut stream, GRACE_INBOUND, SILENCE, tcp::dial(Rc::clone(&app))).await
+            Box::pin(sniff::either_side(&mut stream, GRACE_INBOUND, SILENCE, tcp::dial(Rc::clone(&app)))).await
         };
         // A health probe has no identity; which requests are one is told by looking at them.
         let may_probe = matches!(seen, Seen::Http1(_) | Seen::Http2(_)) && state.expects_probes();
         match seen {
             Seen::Closed => {}
-            Seen::Mesh(prefix) => self.terminate(Prefixed::new(prefix, stream), arrival, state, app).await,
+            Seen::Mesh(prefix) => Box::pin(self.terminate(Prefixed::new(prefix, stream), arrival, state, app)).await,
             _ if !may_probe && state.admit(&arrival).is_err() => {
                 self.refuse(&stream, &Fault::new(Code::Denied, "the port requires mutual TLS of the mesh"));
             }
-            Seen::Http1(prefix) if state.speaks_http() => self.serve_http1(stream, prefix, arrival, state, app).await,
+            // Each way is on the heap by itself: a connection takes the memory of its own.
+            Seen::Http1(prefix) if state.speaks_http() => {
+                Box::pin(self.serve_http1(stream, prefix, arrival, state, app)).await;
+            }
             Seen::Http2(prefix) if state.speaks_http() => {
-                self.serve_http2(Prefixed::new(prefix, stream), arrival, state, app, false).await;
+                Box::pin(self.serve_http2(Prefixed::new(prefix, stream), arrival, state, app, false)).await;
             }
             // Declared as HTTP: what is something else gets the codec's refusal, and reaches the application never.
             Seen::Tls(prefix) | Seen::Opaque(prefix) if state.protocol().is_http() => {
-                self.serve_http1(stream, prefix, arrival, state, app).await;
+                Box::pin(self.serve_http1(stream, prefix, arrival, state, app)).await;
             }
             Seen::Http1(prefix) | Seen::Http2(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
-                tcp::carry(&self.worker, Prefixed::new(prefix, stream), &arrival, &state, &app).await;
+                Box::pin(tcp::carry(&self.worker, Prefixed::new(prefix, stream), &arrival, &state, &app)).await;
             }
             Seen::Server(upstream, first) => {
-                tcp::carry_on(&self.worker, stream, *upstream, first, &arrival, &state).await;
+                Box::pin(tcp::carry_on(&self.worker, stream, *upstream, first, &arrival, &state)).await;
             }
         }
     }
@@ -161,13 +164,13 @@ impl Inbound {
         let Some((stream, identity)) = self.handshake(stream).await else { return };
         arrival.identity = Some(identity);
         if stream.get_ref().1.alpn_protocol() == Some(names::ALPN_MESH_HTTP) {
-            self.serve_http2(stream, arrival, state, app, true).await;
+            Box::pin(self.serve_http2(stream, arrival, state, app, true)).await;
         } else if state.protocol().is_http() {
             // Bytes that nobody looks at could hold requests with somebody else's name in them.
             let fault = Fault::new(Code::Denied, "the port is declared as HTTP, and this is not");
             self.refuse(stream.get_ref().0.get_ref(), &fault);
         } else {
-            tcp::carry(&self.worker, stream, &arrival, &state, &app).await;
+            Box::pin(tcp::carry(&self.worker, stream, &arrival, &state, &app)).await;
         }
     }
 

@@ -65,15 +65,18 @@ impl Outbound {
         match self.lookup(&target).await {
             Ok(Lookup::Known(destination)) => self.carry(stream, &destination).await,
             Ok(Lookup::Missing) => match original {
-                Some(address) => tcp::pass(&self.worker, stream, address).await,
+                Some(address) => Box::pin(tcp::pass(&self.worker, stream, address)).await,
                 None => {
                     let detail = "nobody knows the destination, or it is not for this workload to know";
-                    self.refuse(stream, Fault::new(Code::UnknownDestination, detail)).await;
+                    Box::pin(self.refuse(stream, Fault::new(Code::UnknownDestination, detail))).await;
                 }
             },
-            Err(fault) => self.refuse(stream, fault).await,
+            Err(fault) => Box::pin(self.refuse(stream, fault)).await,
         }
     }
+
+    /// What a connection turns out to be is told by a part that is gone before the connection is carried; each way to carry
+    /// it is on the heap by itself. So a connection takes the memory that it needs, and not that of the largest of all ways.
 
     async fn carry(self: &Rc<Self>, mut stream: Stream, destination: &Rc<Destination>) {
         let seen = match destination.protocol() {
@@ -83,7 +86,7 @@ impl Outbound {
                 let dial = tcp::dial(Rc::clone(destination));
                 {
                     let grace = if destination.server_speaks_first() { Duration::ZERO } else { GRACE };
-                    sniff::either_side(&mut stream, grace, SILENCE_OWN, dial).await
+                    Box::pin(sniff::either_side(&mut stream, grace, SILENCE_OWN, dial)).await
                 }
             }
         };
@@ -95,14 +98,14 @@ impl Outbound {
             }
             Seen::Http2(prefix) => {
                 destination.current().edge(&self.worker, "http2", None).count_connection(&self.worker.telemetry);
-                self.serve_http2(stream, prefix, destination).await;
+                Box::pin(self.serve_http2(stream, prefix, destination)).await;
             }
             Seen::Mesh(prefix) | Seen::Tls(prefix) | Seen::Opaque(prefix) => {
-                tcp::carry(&self.worker, destination, stream, prefix).await;
+                Box::pin(tcp::carry(&self.worker, destination, stream, prefix)).await;
             }
             Seen::Server(upstream, first) => {
                 destination.server_spoke_first();
-                tcp::carry_on(&self.worker, destination, stream, *upstream, first).await;
+                Box::pin(tcp::carry_on(&self.worker, destination, stream, *upstream, first)).await;
             }
         }
     }

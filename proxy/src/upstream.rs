@@ -11,7 +11,7 @@ mod replay;
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use http::{Method, Request, Response, Version};
+use http::{Method, Response, Version, request::Parts};
 use http_body::Body as _;
 use mesh_api::{spiffe::SpiffeId, sys::Sys, tls::Keeper};
 
@@ -157,14 +157,15 @@ pub enum Ready {
 }
 
 impl Ready {
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response. The head is lent, so that who sends it to somebody else needs
+    /// no copy.
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub async fn send(self, head: &mut Parts, body: Body) -> Result<Response<Body>, SendError> {
         match self {
-            Self::Link(ready) => link::send(ready, request).await,
-            Self::Pool(ready) => ready.send(request).await,
+            Self::Link(ready) => link::send(ready, head, body).await,
+            Self::Pool(ready) => ready.send(head, body).await,
         }
     }
 }

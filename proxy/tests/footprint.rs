@@ -5,20 +5,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail the test")]
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::net::SocketAddr;
 
 use mesh_api::model::{Protocol, destination::Endpoint};
 use mesh_proxy::config::{Config, OutboundListener};
 
-use self::mesh::{Plane, destination, endpoint, free_port, get, open, policy};
+use self::{
+    mesh::{Plane, destination, endpoint, free_port, open, policy},
+    release::Proxy,
+};
 
 #[path = "support/mesh.rs"]
 mod mesh;
+#[path = "support/release.rs"]
+mod release;
 
 /// The most that a proxy may hold right after it is ready, in KiB.
 const LIMIT: u64 = 15_000_000 / 1024;
@@ -28,58 +28,6 @@ const GROWTH: u64 = 1_000_000 / 1024;
 const OTHERS: u16 = 2_000;
 /// Memory differs a little from start to start: the least of several counts.
 const STARTS: usize = 3;
-
-/// The release build, beside the debug build that runs with this test: the younger one, where there are several.
-fn release() -> PathBuf {
-    let debug = Path::new(env!("CARGO_BIN_EXE_mesh-proxy")).parent().unwrap();
-    let image = format!("{}-unknown-linux-gnu/image", std::env::consts::ARCH);
-    let built = ["release", &image].map(|profile| debug.with_file_name(profile).join("mesh-proxy"));
-    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    let binary = built.into_iter().filter(|path| path.is_file()).max_by_key(age);
-    binary.expect("there is no release build: run `scripts/images.sh` or `cargo build --release -p mesh-proxy` first")
-}
-
-/// A running proxy; dropped, it is killed.
-struct Proxy(Child);
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Proxy {
-    async fn start(mut config: Config, folder: &Path) -> Self {
-        config.admin.listen = free_port();
-        let file = folder.join("proxy.json");
-        std::fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
-        let mut command = Command::new(release());
-        command.arg("--config").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut proxy = Self(command.spawn().unwrap());
-        proxy.until_ready(config.admin.listen).await;
-        proxy
-    }
-
-    async fn until_ready(&mut self, admin: SocketAddr) {
-        for _ in 0..1000 {
-            if matches!(get(admin, "/ready").await, Ok((200, _))) {
-                return;
-            }
-            assert!(self.0.try_wait().unwrap().is_none(), "the proxy ended");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the proxy was not ready in time");
-    }
-
-    /// Resident memory, in KiB.
-    fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
 
 /// A mesh of one service that the proxy calls, and `others` that it does not.
 async fn plane(others: u16) -> (Plane, Config) {
@@ -110,7 +58,7 @@ async fn least(others: u16) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let mut least = u64::MAX;
     for _ in 0..STARTS {
-        least = least.min(Proxy::start(config.clone(), folder.path()).await.resident());
+        least = least.min(Proxy::start(config.clone(), folder.path(), &[]).await.resident());
     }
     least
 }

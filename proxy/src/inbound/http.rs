@@ -152,7 +152,7 @@ async fn forward(
         (None, Some(asked)) => (asked.prepare(&mut parts, false), None),
         (None, None) => (body, None),
     };
-    let mut response = send(context, parts, body).await?;
+    let mut response = send(context, &mut parts, body).await?;
     let upgrade = response.headers().get(UPGRADE).cloned();
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_reserved(response.headers_mut());
@@ -168,25 +168,25 @@ async fn forward(
 }
 
 /// Sends to the application. What it did not look at, for it ended the connection just then, is sent on another one.
-async fn send(context: &Context, parts: Parts, body: Body) -> Result<Response<Body>, Fault> {
-    let spare = (parts.version == Version::HTTP_2).then(|| parts.clone());
+async fn send(context: &Context, parts: &mut Parts, body: Body) -> Result<Response<Body>, Fault> {
     let error = match once(context, parts, body).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
-    match (spare, error.body) {
-        (Some(parts), Some(body)) if error.unprocessed => {
-            once(context, parts, *body).await.map_err(|error| error.fault)
+    match error.body {
+        Some(body) if error.unprocessed && parts.version == Version::HTTP_2 => {
+            // Rare, and large: on the heap.
+            Box::pin(once(context, parts, *body)).await.map_err(|error| error.fault)
         }
         _ => Err(error.fault),
     }
 }
 
-async fn once(context: &Context, parts: Parts, body: Body) -> Result<Response<Body>, SendError> {
+async fn once(context: &Context, parts: &mut Parts, body: Body) -> Result<Response<Body>, SendError> {
     let repeatable = is_repeatable(&parts.method, &body);
     let sent = async {
         let ready = context.app.ready(parts.version, repeatable).await?;
-        ready.send(Request::from_parts(parts, body)).await
+        ready.send(parts, body).await
     };
     sent.await.inspect_err(|error| {
         tracing::debug!(app = %context.app.address(), cause = error.cause, "the application did not answer");

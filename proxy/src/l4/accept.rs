@@ -67,10 +67,11 @@ pub async fn accept<F>(
     listener: Listener,
     slots: Rc<Slots>,
     stop: impl Future<Output = ()>,
-    serve: impl Fn(Stream, SocketAddr) -> F,
+    serve: impl Fn(Stream, SocketAddr) -> F + 'static,
 ) where
     F: Future<Output = ()> + 'static,
 {
+    let serve = Rc::new(serve);
     tokio::pin!(stop);
     loop {
         // A listener that waits for connections holds no slot: others may need them all.
@@ -84,9 +85,10 @@ pub async fn accept<F>(
                     () = &mut stop => return,
                     slot = slots.take() => slot,
                 };
-                let serving = serve(stream, peer);
+                let serve = Rc::clone(&serve);
                 tokio::task::spawn_local(async move {
-                    serving.await;
+                    // Made here and not before: what a future is given it holds twice, and this one is large.
+                    serve(stream, peer).await;
                     drop(slot);
                 });
             }

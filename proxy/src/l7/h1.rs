@@ -35,7 +35,7 @@ mod timer;
 mod upgrade;
 
 pub use body::{Incoming, InterimSender};
-pub use client::{ClientConfig, ClientError, ClientErrorKind, Connection, Retry, send, send_with_interim};
+pub use client::{ClientConfig, ClientError, ClientErrorKind, Connection, Retry, send, send_parts, send_with_interim};
 pub use conn::{BodyLimits, Duplex};
 pub use error::BodyError;
 pub use parse::Limits;

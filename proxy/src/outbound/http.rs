@@ -1,9 +1,9 @@
 //! Outbound requests: normal form, route, endpoint, filters, send; once more where the first try cannot have been
 //! worked on.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
 use mesh_api::{model::Protocol, names, spiffe::SpiffeId};
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +21,8 @@ use crate::{
     worker::Worker,
 };
 
+static ORIG_PROTO: HeaderName = HeaderName::from_static(names::HEADER_ORIG_PROTO);
+
 /// Endpoints tried for one request.
 const TRIES: usize = 3;
 /// The same while they cannot be reached, and say so at once: when a Deployment shrinks, most of those that are known go at
@@ -28,8 +30,6 @@ const TRIES: usize = 3;
 const TRIES_GONE: usize = 10;
 /// How long a request may have taken for that.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// For requests without a deadline: the transports below have theirs.
-const FAR: Duration = Duration::from_secs(24 * 3600);
 
 /// Handles one request of the application.
 pub(super) async fn handle(
@@ -208,9 +208,17 @@ impl Attempt<'_> {
         asked: Option<Asked>,
         deadline: Option<Instant>,
     ) -> Result<Answered, Fault> {
-        let deadline = deadline.unwrap_or_else(|| self.start + FAR);
-        let answered = timeout_at(deadline, self.send(parts, body, asked.as_ref())).await;
-        let mut answered = answered.map_err(|_| Fault::new(Code::Timeout, "the route's deadline passed"))??;
+        let mut answered = {
+            let mut sending = pin!(self.send(parts, body, asked.as_ref()));
+            match deadline {
+                // Without a deadline no timer is set: the transports below have theirs.
+                None => sending.as_mut().await?,
+                Some(deadline) => {
+                    let answered = timeout_at(deadline, sending.as_mut()).await;
+                    answered.map_err(|_| Fault::new(Code::Timeout, "the route's deadline passed"))??
+                }
+            }
+        };
         let meshed = self.clean(&mut answered);
         if let Some(asked) = asked {
             answered.response = asked.complete(answered.response, meshed)?;
@@ -219,16 +227,14 @@ impl Attempt<'_> {
     }
 
     /// Sends; once more, to another endpoint where there is one, what cannot have been worked on, or may be twice.
-    async fn send(&self, parts: Parts, body: Body, asked: Option<&Asked>) -> Result<Answered, Fault> {
+    async fn send(&self, mut parts: Parts, body: Body, asked: Option<&Asked>) -> Result<Answered, Fault> {
         let repeatable = is_repeatable(&parts.method, &body);
-        let spare = asked.is_none().then(|| parts.clone());
-        let mut failed = match self.once(parts, body, asked, None, repeatable).await {
+        let mut failed = match self.once(&mut parts, body, asked, None, repeatable).await {
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
-        let Some(parts) = spare else { return Err(failed.fault) };
         let mut first = true;
-        while self.may_go_on(failed.fault.code) {
+        while asked.is_none() && self.may_go_on(failed.fault.code) {
             let retries = match failed.unprocessed {
                 true => &self.worker.retries,
                 // It may be this request that breaks connections: not more than once.
@@ -238,7 +244,8 @@ impl Attempt<'_> {
             first = false;
             let Some(body) = failed.body.take() else { break };
             retries.increment(1);
-            failed = match self.once(parts.clone(), body, None, failed.endpoint, repeatable).await {
+            // Rare, and large: on the heap.
+            failed = match Box::pin(self.once(&mut parts, body, None, failed.endpoint, repeatable)).await {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
@@ -249,7 +256,7 @@ impl Attempt<'_> {
     /// Sends to one endpoint that takes the request.
     async fn once(
         &self,
-        mut parts: Parts,
+        parts: &mut Parts,
         body: Body,
         asked: Option<&Asked>,
         excluded: Option<SocketAddr>,
@@ -260,10 +267,13 @@ impl Attempt<'_> {
         let meshed = pick.payload().identity().is_some();
         if meshed {
             let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
-            parts.headers.insert(names::HEADER_ORIG_PROTO, HeaderValue::from_static(proto));
+            parts.headers.insert(&ORIG_PROTO, HeaderValue::from_static(proto));
+        } else if self.tried.get() > 1 {
+            // An endpoint that was tried before may have been a member.
+            parts.headers.remove(&ORIG_PROTO);
         }
-        let body = asked.map_or(body, |asked| asked.prepare(&mut parts, meshed));
-        match ready.send(Request::from_parts(parts, body)).await {
+        let body = asked.map_or(body, |asked| asked.prepare(parts, meshed));
+        match ready.send(parts, body).await {
             Ok(response) => Ok(Answered { response, pick }),
             Err(mut error) => Err(Failed {
                 unprocessed: error.unprocessed,

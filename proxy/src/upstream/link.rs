@@ -12,7 +12,7 @@ use futures_util::{
     future::{LocalBoxFuture, Shared},
 };
 use h2::client::SendRequest;
-use http::{HeaderValue, Request, Response, Uri, header, uri};
+use http::{HeaderValue, Request, Response, Uri, header, request::Parts, uri};
 use http_body::Body as _;
 use mesh_api::{names, spiffe::SpiffeId};
 use tokio::{
@@ -233,9 +233,9 @@ where
 }
 
 /// Sends one request.
-pub(super) async fn send(ready: Ready, request: Request<Body>) -> Result<Response<Body>, SendError> {
+pub(super) async fn send(ready: Ready, head: &Parts, body: Body) -> Result<Response<Body>, SendError> {
     let Ready { mut sender, slot, meshed } = ready;
-    let (head, body) = head_for_http2(request)?;
+    let head = head_for_http2(head, &body)?;
     let refused = |response: &Response<_>| meshed.then(|| refusal(response)).flatten();
     if body.is_end_stream() {
         return match client::send(&mut sender, slot, head, body).await {
@@ -275,27 +275,32 @@ fn refusal<B>(response: &Response<B>) -> Option<SendError> {
 }
 
 /// The head as HTTP/2 wants it: an absolute target, no `host`, the length of the body where it is known.
-fn head_for_http2(request: Request<Body>) -> Result<(Request<()>, Body), SendError> {
-    let (mut parts, body) = request.into_parts();
-    let host = parts.headers.remove(header::HOST);
+fn head_for_http2(head: &Parts, body: &Body) -> Result<Request<()>, SendError> {
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = http::Version::HTTP_2;
+    // The codec keeps the map; `head` stays whole for another try.
+    *request.headers_mut() = head.headers.clone();
+    let host = request.headers_mut().remove(header::HOST);
     let authority = host.as_ref().map(|host| uri::Authority::try_from(host.as_bytes())).transpose();
     let invalid = |error: &dyn std::fmt::Display| {
         SendError::new(Code::BadRequest, "the request's target is not valid", true, error)
     };
     let authority = authority.map_err(|error| invalid(&error))?;
-    if let Some(authority) = authority.or_else(|| parts.uri.authority().cloned()) {
+    if let Some(authority) = authority.or_else(|| head.uri.authority().cloned()) {
         let mut target = uri::Parts::default();
         target.path_and_query =
-            parts.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
+            head.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
         target.scheme = Some(uri::Scheme::HTTP);
         target.authority = Some(authority);
-        parts.uri = Uri::from_parts(target).map_err(|error| invalid(&error))?;
+        *request.uri_mut() = Uri::from_parts(target).map_err(|error| invalid(&error))?;
+    } else {
+        request.uri_mut().clone_from(&head.uri);
     }
     if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    parts.version = http::Version::HTTP_2;
-    Ok((Request::from_parts(parts, ()), body))
+    Ok(request)
 }
 
 /// Why there is no answer; with the request's `body`, where it is still whole.

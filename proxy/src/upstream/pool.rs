@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Response, request::Parts};
 use tokio::time::Instant;
 
 use super::{Dialer, SendError, dial, is_repeatable};
@@ -60,25 +60,26 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub(super) async fn send(self, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub(super) async fn send(self, head: &mut Parts, body: Body) -> Result<Response<Body>, SendError> {
         let Self { pool, connection, kept } = self;
-        join_cookies(request.headers_mut());
+        join_cookies(&mut head.headers);
         // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
         // on a new one, but only what may be sent twice.
-        let again = (kept.is_some() && is_repeatable(request.method(), request.body())).then(|| copy_of(&request));
+        let again = kept.is_some() && is_repeatable(&head.method, &body);
         let begun = Instant::now();
-        let sent = pool.send_on(connection, request).await;
+        let sent = pool.send_on(connection, head, body).await;
         if let (Err(error), Some(since)) = (&sent, kept)
             && error.retry() != Retry::Never
         {
             pool.closed_after(begun.duration_since(since), begun);
         }
-        match (sent, again) {
-            (Err(error), Some(request)) if error.retry() != Retry::Never => {
+        match sent {
+            Err(error) if again && error.retry() != Retry::Never => {
                 let connection = pool.connect().await?;
-                pool.send_on(connection, request).await.map_err(|error| failed(&error))
+                // Rare, and large: on the heap.
+                Box::pin(pool.send_on(connection, head, Body::Empty)).await.map_err(|error| failed(&error))
             }
-            (result, _) => result.map_err(|error| failed(&error)),
+            result => result.map_err(|error| failed(&error)),
         }
     }
 }
@@ -130,11 +131,12 @@ impl Pool {
     async fn send_on(
         self: &Rc<Self>,
         connection: Connection,
-        request: Request<Body>,
+        head: &Parts,
+        body: Body,
     ) -> Result<Response<Body>, h1::ClientError> {
         self.open.set(self.open.get() + 1);
         let counted = Counted(Rc::clone(self));
-        let response = h1::send(connection, request, &self.config, move |connection| {
+        let response = h1::send_parts(connection, head, body, &self.config, move |connection| {
             let Counted(pool) = &counted;
             pool.put(connection);
         });
@@ -213,15 +215,6 @@ async fn sweep(pool: std::rc::Weak<Pool>) {
             return;
         }
     }
-}
-
-fn copy_of(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// What the caller is told, and whether another endpoint may be tried.

@@ -8,11 +8,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use tokio::task::JoinHandle;
 
 use super::body::Incoming;
+use super::buffer::give_back_map;
 use super::conn::{BodyLimits, ConnCell, Duplex, Upload};
 use super::parse::Limits;
 use super::pump::BoxError;
@@ -174,5 +175,26 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    exchange::Exchange::begin(connection, request, config, on_interim)?.run(on_idle).await
+    let (head, body) = request.into_parts();
+    let answered = exchange::Exchange::begin(connection, &head, body, config, on_interim)?.run(on_idle).await;
+    give_back_map(head.headers);
+    answered
+}
+
+/// [`send`], with the head lent: who sends it again needs no copy of it.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_parts<B>(
+    connection: Connection,
+    head: &Parts,
+    body: B,
+    config: &ClientConfig,
+    on_idle: impl FnOnce(Connection) + 'static,
+) -> Result<Response<Incoming>, ClientError>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    exchange::Exchange::begin(connection, head, body, config, |_, _| {})?.run(on_idle).await
 }

@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::{AbortOnDrop, ClientConfig, ClientError, ClientErrorKind, Connection, ResponseEnd, Retry, release};
 use crate::l7::h1::body::Incoming;
-use crate::l7::h1::buffer::give_back_map;
 use crate::l7::h1::conn::{ConnCell, Upload};
 use crate::l7::h1::decode::BodyDecoder;
 use crate::l7::h1::encode::{WireFraming, encode_request_head};
@@ -56,7 +56,8 @@ where
     /// Queues the head.
     pub(super) fn begin(
         connection: Connection,
-        request: Request<B>,
+        head: &Parts,
+        body: B,
         config: &'a ClientConfig,
         on_interim: I,
     ) -> Result<Self, ClientError> {
@@ -65,31 +66,29 @@ where
         if !connection.is_alive() {
             return Err(early(ClientErrorKind::Stale));
         }
-        let (parts, body) = request.into_parts();
-        let connect = parts.method == Method::CONNECT;
-        let framing = if connect { WireFraming::None } else { wire_framing(&parts.method, &parts.headers, &body) };
-        let upgrade = parts.headers.get(UPGRADE).filter(|_| !connect && body.is_end_stream()).cloned();
+        let connect = head.method == Method::CONNECT;
+        let framing = if connect { WireFraming::None } else { wire_framing(&head.method, &head.headers, &body) };
+        let upgrade = head.headers.get(UPGRADE).filter(|_| !connect && body.is_end_stream()).cloned();
         let conn = connection.conn;
         let (expects, trailers) = {
             let mut core = conn.state();
             let out = core.wbuf.tail();
-            encode_request_head(&parts.method, &parts.uri, &parts.headers, framing, upgrade.is_some(), out)
+            encode_request_head(&head.method, &head.uri, &head.headers, framing, upgrade.is_some(), out)
                 .map_err(|_| early(ClientErrorKind::Unwritable))?;
             core.write_timeout = config.write_timeout;
             core.upload = Upload::Pending;
             core.wrote = false;
             core.exchanges = core.exchanges.saturating_add(1);
             core.begin_body(BodyDecoder::default(), config.body);
-            (parts.headers.contains_key(EXPECT), accepts_trailers(&parts.headers))
+            (head.headers.contains_key(EXPECT), accepts_trailers(&head.headers))
         };
-        give_back_map(parts.headers);
         let encoder = BodyEncoder::new(framing, trailers);
         let held = expects && !encoder.is_done();
         Ok(Self {
             conn,
             config,
             on_interim,
-            method: parts.method,
+            method: head.method.clone(),
             upgrade,
             body,
             encoder,

@@ -1,7 +1,7 @@
 //! One request and its response.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -51,7 +51,11 @@ impl<D: Future<Output = ()>> Server<'_, D> {
             Ok(begun) => begun,
             Err(reason) => return Ok(After::Refuse(reason)),
         };
-        let response = match self.await_service(service(request), asked.http10).await {
+        // On the heap, and only for as long as a request is under way: a connection that waits for the next one is small.
+        let mut serving = Box::pin(service(request));
+        let answered = self.await_service(serving.as_mut(), asked.http10).await;
+        drop(serving);
+        let response = match answered {
             Outcome::Response(response) => response,
             Outcome::BodyFailed(reason) => return Ok(After::Refuse(reason)),
             Outcome::Gone => return Err(ServeError::ClientGone),
@@ -112,8 +116,11 @@ impl<D: Future<Output = ()>> Server<'_, D> {
     }
 
     /// Waits for the response, and meanwhile for the client's end, a failure of the body, and interim responses.
-    async fn await_service<B>(&self, service: impl Future<Output = Response<B>>, http10: bool) -> Outcome<B> {
-        let mut service = pin!(service);
+    async fn await_service<B>(
+        &self,
+        mut service: Pin<&mut impl Future<Output = Response<B>>>,
+        http10: bool,
+    ) -> Outcome<B> {
         poll_fn(|cx| {
             let polled = service.as_mut().poll(cx);
             // A malformed request outranks whatever the service made of it.
