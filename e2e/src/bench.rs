@@ -87,12 +87,13 @@ pub fn run(stage: &Stage, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<Outc
     let certs = Certs::make(&stage.subdir("certs")?)?;
     let processors = Processors::of_this_machine();
     let mut machine = Machine::look(processors)?;
+    let start = |chain: &Chain| Arena::start(stage, chain.clone(), &certs, www.path(), processors);
+    let memory = memories(&chains, start, &wish.idle, say)?;
     let mut arenas = Vec::new();
-    for chain in chains {
+    for chain in &chains {
         say(&format!("start    {}", chain.name));
-        arenas.push(Arena::start(stage, chain, &certs, www.path(), processors)?);
+        arenas.push(start(chain)?);
     }
-    let memory = memories(&arenas, &wish.idle, say)?;
     let mut samples = Vec::new();
     for repetition in 0..wish.repetitions {
         for trial in &trials {
@@ -116,12 +117,18 @@ fn line(sample: &Sample) -> String {
     format!("{:<11} {rate:>9.1}/s  {cost:>10.1} us", sample.chain)
 }
 
-fn memories(arenas: &[Arena], numbers: &[usize], say: &mut dyn FnMut(&str)) -> Result<Vec<Memory>> {
+/// Each in a chain that has done nothing else.
+fn memories(
+    chains: &[Chain],
+    start: impl Fn(&Chain) -> Result<Arena>,
+    numbers: &[usize],
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Memory>> {
     let mut all = Vec::new();
-    for arena in arenas.iter().filter(|_| !numbers.is_empty()) {
-        for port in [Port::H1, Port::Tcp].into_iter().filter(|port| arena.chain.carries.contains(port)) {
-            say(&format!("memory   {} {port:?}", arena.chain.name));
-            all.extend(memory::measure(arena, port, numbers)?);
+    for chain in chains.iter().filter(|chain| !numbers.is_empty() && !matches!(chain.kind, chain::Kind::Direct)) {
+        for port in [Port::H1, Port::Tcp].into_iter().filter(|port| chain.carries.contains(port)) {
+            say(&format!("memory   {} {port:?}", chain.name));
+            all.extend(memory::measure(&start(chain)?, port, numbers)?);
         }
     }
     Ok(all)

@@ -11,14 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use mesh_api::names;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
     fault::Code,
     l7::body::{Body, BodyError},
+    normal::headers::{GRPC_STATUS, MESH_ERROR},
     telemetry::{
         metrics::{Direction, Outcome, RequestMetrics},
         spans::{Kind, Span, Value},
@@ -203,10 +203,11 @@ impl Pending {
         let mut account = self.0.take();
         if let Some(account) = account.as_mut() {
             account.status = response.status();
-            account.grpc_failed = grpc_failed(response.headers());
-            account.by_mesh = response.headers().contains_key(names::HEADER_ERROR);
+            let grpc_status = response.headers().get(&GRPC_STATUS);
+            account.grpc_failed = grpc_status.is_some_and(|status| status.as_bytes() != b"0");
+            account.by_mesh = response.headers().contains_key(&MESH_ERROR);
             if let Some(pick) = account.pick.as_mut() {
-                pick.answered(!is_unreachable(&response));
+                pick.answered(!is_unreachable(response.status(), grpc_status));
             }
         }
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
@@ -247,17 +248,14 @@ impl Tracked {
 }
 
 /// Tells about the endpoint rather than about the request: an application's own 500 does not.
-fn is_unreachable<B>(response: &Response<B>) -> bool {
+fn is_unreachable(status: StatusCode, grpc_status: Option<&HeaderValue>) -> bool {
     // UNAVAILABLE, in the head where the answer is nothing else.
-    response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == b"14")
-        || matches!(
-            response.status(),
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-        )
+    grpc_status.is_some_and(|status| status.as_bytes() == b"14")
+        || matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 fn grpc_failed(fields: &HeaderMap) -> bool {
-    fields.get("grpc-status").is_some_and(|status| status.as_bytes() != b"0")
+    fields.get(&GRPC_STATUS).is_some_and(|status| status.as_bytes() != b"0")
 }
 
 impl HttpBody for Tracked {

@@ -77,7 +77,6 @@ impl Outbound {
 
     /// What a connection turns out to be is told by a part that is gone before the connection is carried; each way to carry
     /// it is on the heap by itself. So a connection takes the memory that it needs, and not that of the largest of all ways.
-
     async fn carry(self: &Rc<Self>, mut stream: Stream, destination: &Rc<Destination>) {
         let seen = match destination.protocol() {
             Protocol::Opaque | Protocol::Tls => Seen::Opaque(Bytes::new()),

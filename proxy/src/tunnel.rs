@@ -20,10 +20,8 @@ use crate::{
         body::{Body, Tunnel},
         h1::{OnUpgrade, Upgraded},
     },
+    normal::headers::MESH_UPGRADE,
 };
-
-/// Between sidecars: the protocol that is asked for, and in the answer the one that was agreed on.
-pub const HEADER_UPGRADE: &str = "mesh-upgrade";
 
 /// The caller's connection, once it is turned, and whoever waits for its bytes.
 type Caller = (OnUpgrade, Option<oneshot::Sender<ReadHalf<Upgraded>>>);
@@ -84,7 +82,7 @@ impl Asked {
             parts.headers.insert(UPGRADE, self.protocol.clone());
             return Body::Empty;
         }
-        parts.headers.insert(HEADER_UPGRADE, self.protocol.clone());
+        parts.headers.insert(&MESH_UPGRADE, self.protocol.clone());
         let (sender, waiting) = oneshot::channel();
         if let Some((_, slot)) = self.caller.borrow_mut().as_mut() {
             *slot = Some(sender);
@@ -97,7 +95,7 @@ impl Asked {
     /// # Errors
     /// Where the answer agrees without a connection behind it.
     pub fn complete(self, mut response: Response<Body>, meshed: bool) -> Result<Response<Body>, Fault> {
-        let agreed = response.headers_mut().remove(HEADER_UPGRADE);
+        let agreed = response.headers_mut().remove(&MESH_UPGRADE);
         let Some((caller, sender)) = self.caller.into_inner() else { return Ok(response) };
         match (meshed, agreed, sender) {
             (true, Some(protocol), Some(sender)) => {
@@ -137,7 +135,7 @@ pub fn agree(mut response: Response<Body>, mut request_body: Body) -> Result<Res
     let (reader, writer) = split(upgraded);
     tokio::task::spawn_local(async move { pour(&mut request_body, writer).await });
     let protocol = response.headers_mut().remove(UPGRADE).unwrap_or(HeaderValue::from_static(""));
-    response.headers_mut().insert(HEADER_UPGRADE, protocol);
+    response.headers_mut().insert(&MESH_UPGRADE, protocol);
     *response.status_mut() = StatusCode::OK;
     *response.body_mut() = Body::Tunnel(Tunnel::Open(reader));
     Ok(response)

@@ -11,10 +11,13 @@ use crate::{
     exchange::{Account, Pending, Tracked},
     fault::{Code, Fault, is_grpc},
     l7::body::Body,
-    normal::{self, headers},
+    normal::{
+        self,
+        headers::{self, MESH_ORIG_PROTO, MESH_UPGRADE},
+    },
     telemetry::metrics::RequestMetrics,
     tracing_context,
-    tunnel::{self, Afterwards, Asked, HEADER_UPGRADE},
+    tunnel::{self, Afterwards, Asked},
     upstream::{SendError, Upstream, is_repeatable},
     worker::Worker,
 };
@@ -87,10 +90,10 @@ impl Said {
         if !context.meshed {
             return Self { version: parts.version, upgrade: None };
         }
-        let http2 = parts.headers.get(names::HEADER_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
+        let http2 = parts.headers.get(&MESH_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         // A peer that is known is not therefore trusted: it may not ask for what callers may not.
-        let upgrade = parts.headers.get(HEADER_UPGRADE).filter(|_| parts.method == Method::GET);
+        let upgrade = parts.headers.get(&MESH_UPGRADE).filter(|_| parts.method == Method::GET);
         Self { version, upgrade: upgrade.filter(|protocol| !tunnel::is_http2(protocol)).cloned() }
     }
 }

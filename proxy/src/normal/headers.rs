@@ -7,7 +7,18 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
-use mesh_api::names::is_reserved_header;
+use mesh_api::names::{self, is_reserved_header};
+
+// Names that every message is asked for: made once, and not of a text each time.
+
+/// Why the mesh itself answered.
+pub static MESH_ERROR: HeaderName = HeaderName::from_static(names::HEADER_ERROR);
+/// What the application of the caller spoke.
+pub static MESH_ORIG_PROTO: HeaderName = HeaderName::from_static(names::HEADER_ORIG_PROTO);
+/// Between two sidecars, in place of `upgrade`.
+pub static MESH_UPGRADE: HeaderName = HeaderName::from_static("mesh-upgrade");
+/// How a call ended.
+pub static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -48,6 +59,10 @@ const KEPT: [&str; 16] = [
 /// and `Connection` back. Of `TE` only `trailers` stays, which gRPC needs.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     let mut hop = Hop::default();
+    // Most messages have none of them: looking at each name once is less than looking for each of these.
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return hop;
+    }
     let mut named_upgrade = false;
     if headers.contains_key(CONNECTION) {
         let mut listed = false;
@@ -82,6 +97,18 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     hop
 }
 
+/// True for the names that [`strip_hop_by_hop`] looks for.
+fn is_hop_by_hop(name: &str) -> bool {
+    match name.len() {
+        2 => name == "te",
+        7 => name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        14 => name == "http2-settings",
+        16 => name == "proxy-connection",
+        _ => false,
+    }
+}
+
 /// The elements of a comma-separated list.
 fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
@@ -103,6 +130,9 @@ fn remove_listed(headers: &mut HeaderMap) {
 /// Removes every field that only the mesh may set, in every spelling, and those by which a peer could claim an identity
 /// or a path that was not judged. Gives how many names were removed.
 pub fn strip_reserved(headers: &mut HeaderMap) -> usize {
+    if !headers.keys().any(|name| is_claim(name.as_str())) {
+        return 0;
+    }
     let names: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in &names {
         headers.remove(name);

@@ -1,5 +1,5 @@
 use http::{
-    HeaderName, Request,
+    HeaderMap, HeaderName, HeaderValue, Request,
     header::{CONNECTION, TE},
 };
 use proptest::prelude::*;
@@ -414,5 +414,15 @@ proptest! {
         prop_assert_eq!(host(&mut parts), Ok((name.clone(), sent.clone())));
         prop_assert!(sent.starts_with(&name) && !name.ends_with('.') && name == name.to_lowercase());
         prop_assert!(sent.parse::<Authority>().is_ok());
+    }
+}
+
+#[test]
+fn each_connection_specific_field_is_seen_by_itself() {
+    for name in ["connection", "keep-alive", "proxy-connection", "http2-settings", "te", "upgrade"] {
+        let mut fields = HeaderMap::new();
+        fields.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+        strip_hop_by_hop(&mut fields);
+        assert!(fields.is_empty(), "{name}");
     }
 }

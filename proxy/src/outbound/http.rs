@@ -3,8 +3,8 @@
 
 use std::{cell::Cell, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
-use mesh_api::{model::Protocol, names, spiffe::SpiffeId};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use mesh_api::{model::Protocol, spiffe::SpiffeId};
 use tokio::time::{Instant, timeout_at};
 
 use super::destination::{Backend, Compiled, Destination};
@@ -13,15 +13,16 @@ use crate::{
     exchange::{Account, Measure, Pending, Tracked, Trail},
     fault::{Code, Fault, is_grpc},
     l7::body::Body,
-    normal::{self, headers},
+    normal::{
+        self,
+        headers::{self, MESH_ORIG_PROTO},
+    },
     routing::{AnswerCause, Decision, Forward},
     tracing_context,
     tunnel::{self, Afterwards, Asked},
     upstream::{Ready, SendError, Upstream, is_repeatable},
     worker::Worker,
 };
-
-static ORIG_PROTO: HeaderName = HeaderName::from_static(names::HEADER_ORIG_PROTO);
 
 /// Endpoints tried for one request.
 const TRIES: usize = 3;
@@ -267,10 +268,10 @@ impl Attempt<'_> {
         let meshed = pick.payload().identity().is_some();
         if meshed {
             let proto = if self.caller.version == Version::HTTP_2 { "h2" } else { "h1" };
-            parts.headers.insert(&ORIG_PROTO, HeaderValue::from_static(proto));
+            parts.headers.insert(&MESH_ORIG_PROTO, HeaderValue::from_static(proto));
         } else if self.tried.get() > 1 {
             // An endpoint that was tried before may have been a member.
-            parts.headers.remove(&ORIG_PROTO);
+            parts.headers.remove(&MESH_ORIG_PROTO);
         }
         let body = asked.map_or(body, |asked| asked.prepare(parts, meshed));
         match ready.send(parts, body).await {

@@ -15,6 +15,11 @@ static PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 static SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 static FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
+/// True for the names of B3.
+pub(super) fn is_field(name: &str) -> bool {
+    name == "b3" || name.starts_with("x-b3-")
+}
+
 /// Both shapes are noted; where both are good, the single field counts.
 pub(super) fn read(headers: &HeaderMap) -> Incoming {
     let single = only(headers, &B3).and_then(read_single);

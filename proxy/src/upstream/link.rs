@@ -31,6 +31,7 @@ use crate::{
             client::{self, Limits, RequestError},
         },
     },
+    normal::headers::MESH_ERROR,
 };
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<SendRequest<Bytes>, Rc<SendError>>>>;
@@ -262,7 +263,7 @@ pub(super) async fn send(ready: Ready, head: &Parts, body: Body) -> Result<Respo
 /// What the sidecar at the other end answered because it could not reach its application, or lost it. Such an answer is
 /// its own: from those of applications it removes the header that names the reason.
 fn refusal<B>(response: &Response<B>) -> Option<SendError> {
-    let code = Code::from_header(response.headers().get(names::HEADER_ERROR)?)?;
+    let code = Code::from_header(response.headers().get(&MESH_ERROR)?)?;
     let detail = match code {
         Code::ConnectFailed => "the application behind the endpoint takes no connection",
         Code::Overloaded => "the application behind the endpoint takes no more requests",

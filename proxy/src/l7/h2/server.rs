@@ -75,7 +75,8 @@ where
                 None => return Ok(()),
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok((request, respond))) => {
-                    tokio::task::spawn_local(stream(request, respond, Rc::clone(&service)));
+                    // On the heap before it is a task: a task is copied when it begins, and again when it ends.
+                    tokio::task::spawn_local(Box::pin(stream(request, respond, Rc::clone(&service))));
                 }
             },
             () = &mut drain, if !draining => {
