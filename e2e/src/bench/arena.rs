@@ -240,7 +240,7 @@ fn applications(ground: &Ground, www: &Path) -> Result<Vec<Process>> {
          keepalive_timeout 1h;\n  keepalive_requests 100000000;\n  client_body_temp_path {dir}/app-body;\n  \
          proxy_temp_path {dir}/app-1;\n  fastcgi_temp_path {dir}/app-2;\n  uwsgi_temp_path {dir}/app-3;\n  \
          scgi_temp_path {dir}/app-4;\n  server {{ listen 8080; listen 8081; root {www}; }}\n  \
-         server {{ listen 8082 http2; root {www}; }}\n}}\n",
+         server {{ listen 8082 http2; sendfile off; root {www}; }}\n}}\n",
         www = www.display()
     );
     let file = ground.dir.join("app.conf");
