@@ -77,8 +77,14 @@ impl Wire {
     }
 
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        // Not tokio's: that one asks for the socket's fault before it says that it is connected, and a server that resets at
+        // once may have been quicker. Then it is connected, and reset.
+        let connect = move || std::net::TcpStream::connect(address);
+        let stream = tokio::task::spawn_blocking(connect).await.unwrap().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        // Of no use on one that was reset.
+        let _ = stream.set_nodelay(true);
         Self::new(stream)
     }
 
