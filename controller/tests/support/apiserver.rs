@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 /// What goes wrong with one request.
@@ -98,8 +98,11 @@ impl ApiServer {
         self.address = listener.local_addr().unwrap();
         let (world, changed) = (self.world.clone(), self.changed.clone());
         self.task = Some(tokio::spawn(async move {
+            // They end with this task: also a connection that waits for its next request is one that is open.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, world.clone(), changed.subscribe()));
+                while connections.try_join_next().is_some() {}
+                connections.spawn(serve(stream, world.clone(), changed.subscribe()));
             }
         }));
     }
