@@ -103,8 +103,10 @@ pub const RELEASE_CONFIG_MAP: &str = "mesh-release";
 /// Annotation of a Service: namespaces that may discover it (`*`, `.` for its own, or names; comma separated).
 pub const ANNOTATION_EXPORT_TO: &str = "mesh.dev/export-to";
 
-/// ALPN of a connection between two sidecars that carries multiplexed HTTP.
+/// ALPN of a connection between two sidecars that carries multiplexed HTTP, as HTTP/2.
 pub const ALPN_MESH_HTTP: &[u8] = b"mesh-http/1";
+/// ALPN of the same with frames of the mesh's own: what sidecars prefer where both know it.
+pub const ALPN_MESH_MUX: &[u8] = b"mesh-mux/1";
 /// ALPN of a connection between two sidecars that carries one opaque byte stream.
 pub const ALPN_MESH_TCP: &[u8] = b"mesh-tcp/1";
 /// ALPN of gRPC to the control plane.

@@ -35,7 +35,7 @@ use self::policy::{Policies, PortState};
 use crate::{
     fault::{Code, Fault},
     l4::Prefixed,
-    l7::{body::Body, h1, h2},
+    l7::{body::Body, h1, h2, mux},
     sniff::{self, GRACE_INBOUND, SILENCE, Seen},
     telemetry::metrics::{Direction, Edge},
     upstream::{Upstream, dial::HandshakeMetrics},
@@ -93,7 +93,7 @@ impl Inbound {
     /// # Errors
     /// Where TLS is not available.
     pub fn new(worker: &Rc<Worker>) -> Result<Rc<Self>, rustls::Error> {
-        let alpn = [names::ALPN_MESH_HTTP, names::ALPN_MESH_TCP];
+        let alpn = [names::ALPN_MESH_MUX, names::ALPN_MESH_HTTP, names::ALPN_MESH_TCP];
         let config = tls::server_config(&worker.keeper, worker.sys.clock, ClientAuth::Required, &alpn)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
@@ -163,7 +163,10 @@ impl Inbound {
     ) {
         let Some((stream, identity)) = self.handshake(stream).await else { return };
         arrival.identity = Some(identity);
-        if stream.get_ref().1.alpn_protocol() == Some(names::ALPN_MESH_HTTP) {
+        let alpn = stream.get_ref().1.alpn_protocol();
+        if alpn == Some(names::ALPN_MESH_MUX) {
+            Box::pin(self.serve_mux(stream, arrival, state, app)).await;
+        } else if alpn == Some(names::ALPN_MESH_HTTP) {
             Box::pin(self.serve_http2(stream, arrival, state, app, true)).await;
         } else if state.protocol().is_http() {
             // Bytes that nobody looks at could hold requests with somebody else's name in them.
@@ -235,6 +238,22 @@ impl Inbound {
         let service = move |request: Request<h2::Incoming>| http::handle(Rc::clone(&context), request.map(Body::H2));
         let drain = self.worker.reached(Phase::DrainingInbound);
         if let Err(error) = h2::server::serve(io, Rc::new(service), &h2::client::Limits::default(), drain).await {
+            tracing::debug!(%error, "an inbound connection ended");
+        }
+    }
+
+    async fn serve_mux(
+        self: &Rc<Self>,
+        io: TlsStream<Prefixed<Stream>>,
+        arrival: Arrival,
+        state: Rc<PortState>,
+        app: Rc<Upstream>,
+    ) {
+        arrival.edge(&self.worker, "http2").count_connection(&self.worker.telemetry);
+        let context = http::Context::new(&self.worker, arrival, state, app, true);
+        let service = move |request: Request<mux::Incoming>| http::handle(Rc::clone(&context), request.map(Body::Mux));
+        let drain = self.worker.reached(Phase::DrainingInbound);
+        if let Err(error) = mux::server::serve(io, Rc::new(service), &mux::Limits::default(), drain).await {
             tracing::debug!(%error, "an inbound connection ended");
         }
     }

@@ -15,7 +15,7 @@
 //!  4  upstream    one endpoint: dial, multiplexed link, HTTP/1 pool
 //!  3  discovery   what is known of the mesh, and the stream it comes over
 //!  2  authz routing balance budget detect     pure: they decide
-//!     l7          HTTP/1 codec, HTTP/2, bodies
+//!     l7          HTTP/1 codec, HTTP/2, the frames between sidecars, bodies
 //!     cni         redirection by the node, for pods that may not redirect themselves
 //!  1  normal      the one normal form of a request
 //!     trace       trace context

@@ -139,8 +139,8 @@ impl Upstream {
         match &self.identity {
             None => dial::plain(&self.dialer, self.address).await.map(dial::Tunnelled::Plain),
             Some(identity) => {
-                let alpn = mesh_api::names::ALPN_MESH_TCP;
-                dial::mutual(&self.dialer, self.address, identity, alpn)
+                let alpn = [mesh_api::names::ALPN_MESH_TCP];
+                dial::mutual(&self.dialer, self.address, identity, &alpn)
                     .await
                     .map(|stream| dial::Tunnelled::Mutual(Box::new(stream)))
             }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use mesh_api::names::{ALPN_MESH_HTTP, ALPN_MESH_TCP};
+use mesh_api::names::{ALPN_MESH_HTTP, ALPN_MESH_MUX, ALPN_MESH_TCP};
 
 use super::{ClientHello, Detected};
 
@@ -188,7 +188,7 @@ fn protocols(content: &[u8], hello: &mut ClientHello) -> Option<()> {
     }
     while !list.0.is_empty() {
         let protocol = list.short()?;
-        hello.mesh_http |= protocol == ALPN_MESH_HTTP;
+        hello.mesh_http |= protocol == ALPN_MESH_HTTP || protocol == ALPN_MESH_MUX;
         hello.mesh_tcp |= protocol == ALPN_MESH_TCP;
     }
     Some(())

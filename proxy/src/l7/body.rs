@@ -14,7 +14,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{h1, h2 as mesh_h2};
+use super::{h1, h2 as mesh_h2, mux};
 use crate::normal::headers::clean_trailers;
 
 /// Bytes read from a tunnel at once.
@@ -31,6 +31,8 @@ pub enum Body {
     H1(h1::Incoming),
     /// Received over HTTP/2.
     H2(mesh_h2::Incoming),
+    /// Received from another sidecar.
+    Mux(mux::Incoming),
     /// The bytes of a connection that was upgraded, or will be.
     Tunnel(Tunnel),
     /// Another body, of which a part was taken before.
@@ -92,6 +94,9 @@ pub enum BodyError {
     /// Over HTTP/2.
     #[error("{0}")]
     H2(#[from] mesh_h2::BodyError),
+    /// From another sidecar.
+    #[error("{0}")]
+    Mux(#[from] mux::BodyError),
     /// The upgraded connection broke.
     #[error("the upgraded connection broke: {0}")]
     Tunnel(std::io::Error),
@@ -104,6 +109,7 @@ impl mesh_h2::ResetReason for BodyError {
     fn reset_reason(&self) -> Reason {
         match self {
             Self::H2(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
+            Self::Mux(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
             Self::Deadline => Reason::CANCEL,
             Self::H1(_) | Self::Tunnel(_) => Reason::INTERNAL_ERROR,
         }
@@ -154,10 +160,12 @@ impl Tunnel {
 }
 
 impl Body {
-    /// Of a response over HTTP/2: waits until the request's body, which would otherwise end with the response, is sent.
+    /// Of a response over a stream: waits until the request's body, which would otherwise end with the response, is sent.
     pub async fn sent(&mut self) {
-        if let Self::H2(body) = self {
-            body.sent().await;
+        match self {
+            Self::H2(body) => body.sent().await,
+            Self::Mux(body) => body.sent().await,
+            _ => {}
         }
     }
 }
@@ -186,6 +194,7 @@ impl HttpBody for Body {
             }
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
             Self::H2(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
+            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_ok(cleaned).map_err(Into::into),
             Self::Tunnel(tunnel) => tunnel.poll_frame(cx),
             Self::Again(body) => body.poll_frame(cx),
         }
@@ -197,6 +206,7 @@ impl HttpBody for Body {
             Self::Text(text) => text.is_empty(),
             Self::H1(body) => body.is_end_stream(),
             Self::H2(body) => body.is_end_stream(),
+            Self::Mux(body) => body.is_end_stream(),
             Self::Tunnel(_) => false,
             Self::Again(body) => body.sent.as_slice().is_empty() && body.rest.is_end_stream(),
         }
@@ -208,6 +218,7 @@ impl HttpBody for Body {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
             Self::H1(body) => body.size_hint(),
             Self::H2(body) => body.size_hint(),
+            Self::Mux(body) => body.size_hint(),
             Self::Tunnel(_) => SizeHint::new(),
             Self::Again(body) => body.size_hint(),
         }

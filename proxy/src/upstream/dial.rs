@@ -79,7 +79,7 @@ pub async fn plain(dialer: &Dialer, address: SocketAddr) -> Result<Stream, SendE
     Ok(stream)
 }
 
-/// A connection over mutual TLS to nobody but `identity`, for the protocol `alpn`.
+/// A connection over mutual TLS to nobody but `identity`, for one of the protocols `alpn`.
 ///
 /// # Errors
 /// [`SendError`]; nothing was sent. A peer that is somebody else, or does not speak the mesh's TLS, is refused: never
@@ -88,9 +88,9 @@ pub async fn mutual(
     dialer: &Dialer,
     address: SocketAddr,
     identity: &SpiffeId,
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<TlsStream<Stream>, SendError> {
-    let config = tls::client_config(&dialer.keeper, dialer.sys.clock, identity.clone(), &[alpn])
+    let config = tls::client_config(&dialer.keeper, dialer.sys.clock, identity.clone(), alpn)
         .map_err(|error| SendError::new(Code::PeerRefused, "TLS is not available", true, error))?;
     let connecting = async {
         let stream = dialer.sys.net.connect(address).await.map_err(not_connected)?;
@@ -101,7 +101,7 @@ pub async fn mutual(
     };
     let stream = timeout(dialer.connect_timeout, connecting).await.map_err(|_| too_slow())??;
     match tls::require_alpn(stream.get_ref().1) {
-        Ok(agreed) if agreed == alpn => {}
+        Ok(agreed) if alpn.contains(&agreed) => {}
         _ => {
             return Err(SendError::new(
                 Code::PeerRefused,

@@ -68,12 +68,12 @@ pub(super) fn give_back(buf: &mut BytesMut) {
 }
 
 /// An empty header map with room for `fields`, from the stock if there is one.
-pub(super) fn take_map(fields: usize) -> HeaderMap {
+pub(in crate::l7) fn take_map(fields: usize) -> HeaderMap {
     STOCK.with_borrow_mut(|stock| stock.maps.pop()).unwrap_or_else(|| HeaderMap::with_capacity(fields))
 }
 
 /// Stocks the memory of a header map that has been written.
-pub(super) fn give_back_map(mut map: HeaderMap) {
+pub(in crate::l7) fn give_back_map(mut map: HeaderMap) {
     if map.capacity() > 0 && map.capacity() <= STOCK_MAP_MAX {
         map.clear();
         STOCK.with_borrow_mut(|stock| {

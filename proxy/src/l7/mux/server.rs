@@ -1,0 +1,147 @@
+//! The server half: one connection, a task for each stream.
+
+use std::{cell::RefCell, future::Future, pin::pin, rc::Rc, task::Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::Reason;
+use http::{Method, Request, Response, Uri};
+use http_body::Body;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, interval_at},
+};
+
+use super::{
+    Limits,
+    body::Incoming,
+    drive::Driver,
+    fields::{self, FieldsError},
+    frame,
+    halves::{Send, Sending, halves},
+    state::{Arrived, Broken, Shared, Side, State},
+};
+use crate::{
+    l7::{
+        h1::{give_back_map, take_map},
+        h2::{
+            ResetReason,
+            client::{content_length, expects_continue},
+        },
+    },
+    normal::check_raw_target,
+};
+
+/// Serves a connection until its client leaves, or `drain` completes and the streams in flight are done.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn serve<IO, S, F, B>(
+    io: IO,
+    service: Rc<S>,
+    limits: &Limits,
+    drain: impl Future<Output = ()>,
+) -> Result<(), Broken>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: ResetReason,
+{
+    let shared = Rc::new(RefCell::new(State::new(Side::Server, limits)));
+    let mut driver = Driver::new(io, Rc::clone(&shared));
+    let every = limits.ping_interval;
+    let mut looks = interval_at(Instant::now() + every, every);
+    let mut drain = pin!(drain);
+    let (mut draining, mut idle) = (false, 0);
+    std::future::poll_fn(|cx| {
+        if !draining && drain.as_mut().poll(cx).is_ready() {
+            draining = true;
+            shared.borrow_mut().go_away();
+        }
+        while looks.poll_tick(cx).is_ready() {
+            let mut state = shared.borrow_mut();
+            state.look()?;
+            idle = if state.has_streams() { 0 } else { idle + 1 };
+            if idle >= limits.idle_intervals {
+                state.go_away();
+            }
+            drop(state);
+            driver.rest();
+        }
+        driver.poll(cx, |arrived| begin(&shared, arrived, &service))
+    })
+    .await
+}
+
+/// Begins a request's task; resets the stream where its head is not one.
+fn begin<S, F, B>(shared: &Shared, arrived: Arrived, service: &Rc<S>)
+where
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: ResetReason,
+{
+    let Arrived { stream: id, block, end } = arrived;
+    let (receive, send) = halves(shared, id);
+    match head_of(block) {
+        Err(error) => {
+            tracing::debug!(%error, "a request of a sidecar is not valid");
+            receive.reset(Reason::PROTOCOL_ERROR);
+        }
+        Ok(head) => {
+            let length = content_length(head.headers());
+            let held = !end && expects_continue(head.headers());
+            let request = head.map(|()| Incoming::new(receive, length, end).held(held));
+            // On the heap before it is a task: a task is copied when it begins, and again when it ends.
+            tokio::task::spawn_local(Box::pin(stream(request, send, Rc::clone(service))));
+        }
+    }
+}
+
+fn head_of(block: Bytes) -> Result<Request<()>, FieldsError> {
+    let mut headers = take_map(16);
+    let (method, target) = fields::take_request(block, &mut headers)?;
+    // What the type for targets would drop or take.
+    check_raw_target(&target).map_err(|_| FieldsError::Invalid)?;
+    let mut request = Request::new(());
+    *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| FieldsError::Invalid)?;
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    *request.version_mut() = http::Version::HTTP_2;
+    Ok(request)
+}
+
+async fn stream<S, F, B>(request: Request<Incoming>, send: Send, service: Rc<S>)
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: ResetReason,
+{
+    let asks_for_body = request.method() != Method::HEAD;
+    let response = {
+        let mut answering = pin!(service(request));
+        std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            // The caller gave up: dropping the service's future cancels all that it does.
+            Poll::Pending => send.poll_over(cx).map(|()| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (parts, body) = response.into_parts();
+    let bodyless = body.is_end_stream() || !asks_for_body;
+    let put = |out: &mut BytesMut| fields::put_response(out, parts.status, &parts.headers);
+    let sent = send.shared.borrow_mut().send_fields(send.id, frame::RESPONSE, bodyless, put);
+    give_back_map(parts.headers);
+    if sent.is_err() {
+        send.shared.borrow_mut().reset(send.id, Reason::INTERNAL_ERROR);
+        return;
+    }
+    if !bodyless {
+        let mut sending = Sending::new(send, body);
+        // However it failed, the stream is reset by now.
+        std::future::poll_fn(|cx| sending.poll(cx)).await;
+    }
+}

@@ -1,0 +1,167 @@
+//! One stream, as its side of the connection sees it.
+
+use std::{collections::VecDeque, task::Waker};
+
+use bytes::{Bytes, BytesMut};
+use h2::Reason;
+
+use super::Broken;
+
+/// Pieces of a body that are shorter than this are copied together while they wait: what is short must not keep alive the long
+/// buffer that it came in.
+const SMALL: usize = 2048;
+
+/// Why a stream is over before its end.
+#[derive(Clone, Debug)]
+pub(in crate::l7::mux) enum Over {
+    /// The peer ended it.
+    Reset(Reason),
+    /// The peer left without having looked at it.
+    NotTaken,
+    /// The connection is no more.
+    Broken(Broken),
+    /// This side ended it.
+    Here,
+}
+
+/// A stream.
+#[derive(Debug, Default)]
+pub(in crate::l7::mux) struct Stream {
+    /// What was received, in this order: pieces of the body, trailers.
+    first: Option<Bytes>,
+    pieces: VecDeque<Bytes>,
+    tail: BytesMut,
+    pub(super) trailers: Option<Bytes>,
+    /// Of an answer.
+    pub(super) head: Option<Bytes>,
+    pub(super) answered: bool,
+    /// The peer asks for the body that was held back.
+    pub(super) go_on: bool,
+    /// What the peer may still send, and what was taken of it since it was told.
+    pub(super) window: u32,
+    taken: u32,
+    /// The peer has said all.
+    pub(super) ended: bool,
+    /// This side has said all; and all of it is written.
+    pub(super) said_end: bool,
+    pub(super) sent_end: bool,
+    pub(super) over: Option<Over>,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+    pub(super) receive_gone: bool,
+    pub(super) send_gone: bool,
+}
+
+pub(super) fn remember(slot: &mut Option<Waker>, waker: &Waker) {
+    if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        *slot = Some(waker.clone());
+    }
+}
+
+impl Stream {
+    pub(super) fn new(window: u32) -> Self {
+        Self { window, ..Self::default() }
+    }
+
+    /// Keeps a piece of a body.
+    pub(super) fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.first.is_none() && self.pieces.is_empty() && self.tail.is_empty() {
+            self.first = Some(piece);
+        } else if piece.len() < SMALL {
+            self.tail.extend_from_slice(&piece);
+        } else {
+            if !self.tail.is_empty() {
+                self.pieces.push_back(self.tail.split().freeze());
+            }
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// The next piece of the body.
+    pub(in crate::l7::mux) fn pop(&mut self) -> Option<Bytes> {
+        let kept = self.first.take().or_else(|| self.pieces.pop_front());
+        kept.or_else(|| (!self.tail.is_empty()).then(|| std::mem::take(&mut self.tail).freeze()))
+    }
+
+    /// Nothing is left to be taken, and nothing will come.
+    pub(in crate::l7::mux) fn is_drained(&self) -> bool {
+        self.ended && self.trailers.is_none() && !self.has_data()
+    }
+
+    fn has_data(&self) -> bool {
+        self.first.is_some() || !self.pieces.is_empty() || !self.tail.is_empty()
+    }
+
+    pub(in crate::l7::mux) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(in crate::l7::mux) fn over(&self) -> Option<&Over> {
+        self.over.as_ref()
+    }
+
+    pub(in crate::l7::mux) fn take_trailers(&mut self) -> Option<Bytes> {
+        self.trailers.take()
+    }
+
+    pub(in crate::l7::mux) fn take_head(&mut self) -> Option<Bytes> {
+        self.head.take()
+    }
+
+    pub(in crate::l7::mux) fn may_go_on(&self) -> bool {
+        self.go_on
+    }
+
+    /// Whoever reads is to be told when there is something.
+    pub(in crate::l7::mux) fn read_by(&mut self, waker: &Waker) {
+        remember(&mut self.reader, waker);
+    }
+
+    /// Whoever writes is to be told when there is room, or no need.
+    pub(in crate::l7::mux) fn written_by(&mut self, waker: &Waker) {
+        remember(&mut self.writer, waker);
+    }
+
+    /// Throws away what nobody will take; answers how many bytes of a body that was.
+    pub(super) fn discard(&mut self) -> usize {
+        self.trailers = None;
+        let mut bytes = 0;
+        while let Some(piece) = self.pop() {
+            bytes += piece.len();
+        }
+        bytes
+    }
+
+    /// It is over; both halves hear of it.
+    pub(super) fn end(&mut self, over: Over) {
+        self.over.get_or_insert(over);
+        self.wake_reader();
+        self.wake_writer();
+    }
+
+    pub(super) fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    pub(super) fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// So much was taken; answers what the peer is to be told.
+    pub(super) fn give(&mut self, taken: usize, due: u32) -> Option<u32> {
+        self.taken = self.taken.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+        if self.taken < due || self.ended || self.over.is_some() {
+            return None;
+        }
+        let due = std::mem::take(&mut self.taken);
+        self.window = self.window.saturating_add(due);
+        Some(due)
+    }
+}

@@ -1,0 +1,603 @@
+//! Both sides of a connection over a pipe, and one side against a peer that says what it likes.
+
+use std::{cell::Cell, convert::Infallible, future::pending, pin::Pin, rc::Rc, time::Duration};
+
+use ::h2::Reason;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
+use proptest::{collection::vec, prelude::*};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::mpsc,
+    task::{LocalSet, spawn_local},
+};
+
+use super::{
+    BodyError, Incoming, Limits, RequestError, Sender, client, fields,
+    frame::{Frame, Kind},
+    server,
+};
+use crate::l7::h2::{ResetReason, Slot, Streams};
+
+impl ResetReason for Infallible {
+    fn reset_reason(&self) -> Reason {
+        match *self {}
+    }
+}
+
+impl ResetReason for std::io::Error {
+    fn reset_reason(&self) -> Reason {
+        Reason::INTERNAL_ERROR
+    }
+}
+
+type Part<E> = Result<http_body::Frame<Bytes>, E>;
+
+/// A body that comes as it is sent.
+fn channel<E>() -> (mpsc::Sender<Part<E>>, impl http_body::Body<Data = Bytes, Error = E> + Unpin) {
+    let (send, mut parts) = mpsc::channel(1);
+    (send, StreamBody::new(futures_util::stream::poll_fn(move |cx| parts.poll_recv(cx))))
+}
+
+fn part<E>(text: &'static str) -> Part<E> {
+    Ok(http_body::Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+type Answer = BoxBody<Bytes, Infallible>;
+
+async fn slot() -> Slot {
+    Rc::new(Streams::default()).take(|| 1).await
+}
+
+fn head(request: Request<()>) -> http::request::Parts {
+    request.into_parts().0
+}
+
+fn get(path: &str) -> http::request::Parts {
+    head(Request::get(path).header("host", "web.shop").body(()).unwrap())
+}
+
+fn full(bytes: impl Into<Bytes>) -> Answer {
+    Full::new(bytes.into()).boxed()
+}
+
+fn begin<S, F>(limits: &Limits, pipe: usize, service: S, drain: impl Future<Output = ()> + 'static) -> Sender
+where
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<Answer>> + 'static,
+{
+    let (near, far) = duplex(pipe);
+    let server_limits = limits.clone();
+    spawn_local(async move { server::serve(far, Rc::new(service), &server_limits, drain).await });
+    let (sender, drive) = client::connect(near, limits);
+    spawn_local(drive);
+    sender
+}
+
+async fn echo(request: Request<Incoming>) -> Response<Answer> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap();
+    let trailers = body.trailers().cloned();
+    let mut response = Response::new(full(body.to_bytes()).with_trailers(async { trailers.map(Ok) }).boxed());
+    for (name, value) in &parts.headers {
+        response.headers_mut().append(name, value.clone());
+    }
+    response.headers_mut().insert("path", HeaderValue::from_str(&parts.uri.to_string()).unwrap());
+    response.headers_mut().insert("method", HeaderValue::from_str(parts.method.as_str()).unwrap());
+    response
+}
+
+async fn local(test: impl Future<Output = ()>) {
+    let timed = tokio::time::timeout(Duration::from_secs(600), test);
+    LocalSet::new().run_until(timed).await.expect("too slow");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_and_answers_come_whole() {
+    local(async {
+        let sender = begin(&Limits::default(), 50, echo, pending());
+        let answer = sender.send(slot().await, &get("/a?b=c"), Empty::<Bytes>::new()).await.unwrap();
+        assert_eq!(
+            (&answer.headers()["path"], &answer.headers()["host"]),
+            (&"/a?b=c".parse().unwrap(), &"web.shop".parse().unwrap())
+        );
+        assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+        for size in [1, 100, 20_000, 300_000, 2_000_000] {
+            let sent = Bytes::from((0..size).map(|at| at as u8).collect::<Vec<_>>());
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let expected = trailers.clone();
+            let body = Full::new(sent.clone()).with_trailers(async move { Some(Ok(trailers)) });
+            let post = head(Request::post("/").body(()).unwrap());
+            let answer = sender.send(slot().await, &post, Box::pin(body)).await.unwrap();
+            assert_eq!(answer.headers()["method"], "POST");
+            let body = answer.into_body().collect().await.unwrap();
+            assert_eq!(body.trailers(), Some(&expected));
+            assert_eq!(body.to_bytes(), sent);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_streams_share_a_connection_and_none_stalls_the_rest() {
+    local(async {
+        let sender = begin(&Limits::default(), 4096, echo, pending());
+        // An answer that nobody reads.
+        let big = Full::new(Bytes::from(vec![1; 3_000_000]));
+        let post = head(Request::post("/").body(()).unwrap());
+        let ignored = spawn_local({
+            let (sender, post) = (sender.clone(), post.clone());
+            async move { sender.send(slot().await, &post, big).await.unwrap() }
+        });
+        let tasks: Vec<_> = (0..100)
+            .map(|nth| {
+                let (sender, post) = (sender.clone(), post.clone());
+                spawn_local(async move {
+                    let text = format!("hello {nth}").repeat(nth);
+                    let answer = sender.send(slot().await, &post, Full::new(Bytes::from(text.clone()))).await.unwrap();
+                    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), text);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        // And when somebody does, it goes on.
+        let body = ignored.await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes().len(), 3_000_000);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_is_heard_of() {
+    struct Told(Rc<Cell<usize>>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    local(async {
+        let gone = Rc::new(Cell::new(0));
+        let told = Rc::clone(&gone);
+        let service = move |_| {
+            let told = Told(Rc::clone(&told));
+            async move {
+                let _told = told;
+                pending().await
+            }
+        };
+        let sender = begin(&Limits::default(), 4096, service, pending());
+        for _ in 0..3 {
+            let get = get("/");
+            let asked =
+                tokio::time::timeout(Duration::from_millis(10), sender.send(slot().await, &get, Empty::<Bytes>::new()));
+            assert!(asked.await.is_err());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(gone.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_is_never_taken_for_complete() {
+    local(async {
+        let service = |_| async {
+            let (send, body) = channel::<std::io::Error>();
+            spawn_local(async move {
+                send.send(part("half")).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                send.send(Err(std::io::Error::other("broken"))).await.unwrap();
+            });
+            Response::new(body)
+        };
+        let (near, far) = duplex(4096);
+        spawn_local(async move { server::serve(far, Rc::new(service), &Limits::default(), pending()).await });
+        let (sender, drive) = client::connect(near, &Limits::default());
+        spawn_local(drive);
+        let mut body = sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error, BodyError::Reset(Reason::INTERNAL_ERROR)), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_may_come_before_the_request_is_over() {
+    local(async {
+        let service = |_| async { Response::new(full("enough")) };
+        let sender = begin(&Limits::default(), 4096, service, pending());
+        let (send, body) = channel::<Infallible>();
+        let post = head(Request::post("/").body(()).unwrap());
+        let answer = sender.send(slot().await, &post, body).await.unwrap();
+        let mut body = answer.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "enough");
+        // The rest of the request is not wanted: whoever sends it is told.
+        body.sent().await;
+        assert!(send.send(part("more")).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_waits_for_its_word_goes_when_it_is_wanted() {
+    local(async {
+        let service = |request: Request<Incoming>| async {
+            let bytes = match request.uri().path() {
+                "/wanted" => request.into_body().collect().await.unwrap().to_bytes(),
+                _ => {
+                    drop(request);
+                    Bytes::from_static(b"no")
+                }
+            };
+            Response::new(full(bytes))
+        };
+        let sender = begin(&Limits::default(), 4096, service, pending());
+        for (path, expected) in [("/wanted", "body"), ("/unwanted", "no")] {
+            let begun = tokio::time::Instant::now();
+            let post = head(Request::post(path).header("expect", "100-continue").body(()).unwrap());
+            let polled = Rc::new(Cell::new(false));
+            let seen = Rc::clone(&polled);
+            let body = StreamBody::new(futures_util::stream::once(Box::pin(async move {
+                seen.set(true);
+                Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"body")))
+            })));
+            let answer = sender.send(slot().await, &post, body).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), expected);
+            assert_eq!(polled.get(), path == "/wanted");
+            assert!(begun.elapsed() < Duration::from_millis(500));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_leaves_finishes_what_it_began() {
+    local(async {
+        let leave = Rc::new(tokio::sync::Notify::new());
+        let left = Rc::clone(&leave);
+        let service = |_| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Response::new(full("done"))
+        };
+        let sender = begin(&Limits::default(), 4096, service, async move { left.notified().await });
+        let first = spawn_local({
+            let sender = sender.clone();
+            async move { sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        leave.notify_one();
+        // This one crosses the word on its way.
+        let crossing = sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap_err();
+        assert!(crossing.is_unprocessed(), "{crossing}");
+        assert!(!sender.is_open());
+        let late = sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap_err();
+        assert!(matches!(late, RequestError::NotSent) && late.is_unprocessed());
+        let body = first.await.unwrap().unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "done");
+    })
+    .await;
+}
+
+/// A peer that is played by the test.
+struct Played {
+    io: DuplexStream,
+    read: BytesMut,
+}
+
+impl Played {
+    async fn say(&mut self, stream: u32, end: bool, kind: Kind) {
+        let mut out = BytesMut::new();
+        Frame { stream, end, kind }.put(&mut out);
+        self.io.write_all(&out).await.unwrap();
+    }
+
+    /// The next frame that is no greeting; `None` at the end of the connection.
+    async fn hear(&mut self) -> Option<Frame> {
+        loop {
+            match Frame::take(&mut self.read).unwrap() {
+                Some(Frame { kind: Kind::Hello { .. }, .. }) => {}
+                Some(frame) => return Some(frame),
+                None => {
+                    if self.io.read_buf(&mut self.read).await.unwrap_or(0) == 0 {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn request_block(path: &str, fields: &[(&'static str, &'static str)]) -> Bytes {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(*name, HeaderValue::from_static(value));
+    }
+    let mut block = BytesMut::new();
+    fields::put_request(&mut block, &Method::POST, path.as_bytes(), &headers, None);
+    block.freeze()
+}
+
+fn played_client(limits: &Limits) -> Played {
+    let (near, far) = duplex(1 << 20);
+    let limits = limits.clone();
+    spawn_local(async move { server::serve(far, Rc::new(echo), &limits, pending()).await });
+    Played { io: near, read: BytesMut::new() }
+}
+
+fn played_server() -> (Played, Sender) {
+    let (near, far) = duplex(1 << 20);
+    let (sender, drive) = client::connect(near, &Limits::default());
+    spawn_local(drive);
+    (Played { io: far, read: BytesMut::new() }, sender)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_a_rule_of_a_stream_loses_the_stream() {
+    local(async {
+        let mut client = played_client(&Limits::default());
+        let bad = [
+            request_block("/", &[("transfer-encoding", "chunked")]),
+            request_block("/", &[("connection", "close")]),
+            request_block("/a\\b", &[]),
+            request_block("", &[]),
+            Bytes::from_static(b"\xff"),
+        ];
+        for (nth, block) in (1..).zip(bad) {
+            client.say(nth, true, Kind::Request(block)).await;
+            let heard = client.hear().await.unwrap();
+            assert_eq!((heard.stream, heard.kind), (nth, Kind::Reset(Reason::PROTOCOL_ERROR.into())));
+        }
+        // A body of another length than was said.
+        for (nth, body) in (10..).zip(["123", "1"]) {
+            client.say(nth, false, Kind::Request(request_block("/", &[("content-length", "2")]))).await;
+            client.say(nth, true, Kind::Data(body.into())).await;
+            let heard = client.hear().await.unwrap();
+            assert_eq!((heard.stream, heard.kind), (nth, Kind::Reset(Reason::PROTOCOL_ERROR.into())));
+        }
+        client.say(20, true, Kind::Request(request_block("/", &[]))).await;
+        assert!(matches!(client.hear().await.unwrap().kind, Kind::Response(_)));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_breaks_a_rule_of_the_connection_loses_it() {
+    local(async {
+        let request = || Kind::Request(request_block("/", &[]));
+        let data = |length: usize| Kind::Data(Bytes::from(vec![0; length]));
+        let hello = || Kind::Hello { stream: 1, connection: 1, streams: 1 };
+        let (open, closed) = (false, true);
+        let sayings: Vec<Vec<(u32, bool, Kind)>> = vec![
+            vec![(1, closed, data(1))],
+            vec![(2, closed, request()), (1, closed, request())],
+            vec![(1, closed, request()), (1, closed, data(1))],
+            vec![(1, closed, Kind::Response(Bytes::from_static(&[0, 200])))],
+            vec![(0, open, hello()), (0, open, hello())],
+            vec![(0, open, Kind::Credit(u32::MAX))],
+            // A stream has less credit than this.
+            std::iter::once((1, open, request())).chain((0..20).map(|_| (1, open, data(16_000)))).collect(),
+        ];
+        for saying in sayings {
+            let limits = Limits { stream_window: 65_536, ..Limits::default() };
+            let service = |_: Request<Incoming>| pending();
+            let (near, far) = duplex(1 << 20);
+            spawn_local(
+                async move { server::serve::<_, _, _, Answer>(far, Rc::new(service), &limits, pending()).await },
+            );
+            let mut client = Played { io: near, read: BytesMut::new() };
+            let text = format!("{:?}", saying.first());
+            for (stream, end, kind) in saying {
+                let mut out = BytesMut::new();
+                Frame { stream, end, kind }.put(&mut out);
+                let _ = client.io.write_all(&out).await;
+            }
+            let ended = tokio::time::timeout(Duration::from_secs(5), async { while client.hear().await.is_some() {} });
+            ended.await.unwrap_or_else(|_| panic!("{text} was taken"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_what_it_must_not_is_not_believed() {
+    local(async {
+        // An answer with another length than it said, a bad head, and one that never ends.
+        let (mut server, sender) = played_server();
+        let ask = |path: &'static str| {
+            let sender = sender.clone();
+            spawn_local(async move { sender.send(slot().await, &get(path), Empty::<Bytes>::new()).await })
+        };
+        let (short, bad, lost) = (ask("/short"), ask("/bad"), ask("/lost"));
+        for _ in 0..3 {
+            assert!(matches!(server.hear().await.unwrap().kind, Kind::Request(_)));
+        }
+        let mut block = BytesMut::new();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("10"));
+        fields::put_response(&mut block, StatusCode::OK, &headers);
+        server.say(1, false, Kind::Response(block.freeze())).await;
+        server.say(1, true, Kind::Data(Bytes::from_static(b"short"))).await;
+        server.say(2, true, Kind::Response(Bytes::from_static(&[0, 200, 250]))).await;
+        let error = short.await.unwrap().unwrap().into_body().collect().await.unwrap_err();
+        assert!(matches!(error, BodyError::Length));
+        assert!(matches!(bad.await.unwrap().unwrap_err(), RequestError::Invalid(_)));
+        drop(server);
+        let error = lost.await.unwrap().unwrap_err();
+        assert!(error.is_connection_lost() && !error.is_unprocessed(), "{error}");
+        assert!(!sender.is_open());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_streams_and_those_beyond_the_last_may_be_sent_again() {
+    local(async {
+        let (mut server, sender) = played_server();
+        let ask = || {
+            let sender = sender.clone();
+            spawn_local(async move { sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap_err() })
+        };
+        let (refused, cancelled, beyond) = (ask(), ask(), ask());
+        for _ in 0..3 {
+            server.hear().await.unwrap();
+        }
+        server.say(1, false, Kind::Reset(Reason::REFUSED_STREAM.into())).await;
+        server.say(2, false, Kind::Reset(Reason::CANCEL.into())).await;
+        server.say(0, false, Kind::GoAway(2)).await;
+        assert!(refused.await.unwrap().is_unprocessed());
+        assert!(!cancelled.await.unwrap().is_unprocessed());
+        assert!(beyond.await.unwrap().is_unprocessed());
+        // Nothing is left: the client closes.
+        assert!(server.hear().await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_left_and_one_that_answers_is_not() {
+    local(async {
+        let (mut server, sender) = played_server();
+        let asked = spawn_local({
+            let sender = sender.clone();
+            async move { sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap_err() }
+        });
+        let begun = tokio::time::Instant::now();
+        for _ in 0..5 {
+            while !matches!(server.hear().await.unwrap().kind, Kind::Ping(_)) {}
+            server.say(0, false, Kind::Pong(*b"is alive")).await;
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(50) && sender.is_open());
+        let error = asked.await.unwrap();
+        assert!(error.is_connection_lost(), "{error}");
+        assert!(begun.elapsed() <= Duration::from_secs(80));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_connection_is_left() {
+    local(async {
+        let mut client = played_client(&Limits { idle_intervals: 3, ..Limits::default() });
+        let begun = tokio::time::Instant::now();
+        loop {
+            match client.hear().await.unwrap().kind {
+                Kind::Ping(bytes) => client.say(0, false, Kind::Pong(bytes)).await,
+                Kind::GoAway(0) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(begun.elapsed() <= Duration::from_secs(35));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_beyond_the_limit_are_refused() {
+    local(async {
+        let limits = Limits { max_streams: 100, ..Limits::default() };
+        let (near, far) = duplex(1 << 20);
+        spawn_local(async move {
+            let service = |_: Request<Incoming>| pending();
+            server::serve::<_, _, _, Answer>(far, Rc::new(service), &limits, pending()).await
+        });
+        let mut client = Played { io: near, read: BytesMut::new() };
+        for nth in 1..=400 {
+            client.say(nth, true, Kind::Request(request_block("/", &[]))).await;
+        }
+        let heard = client.hear().await.unwrap();
+        assert_eq!(heard.kind, Kind::Reset(Reason::REFUSED_STREAM.into()));
+        assert!((101..=400).contains(&heard.stream));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_at_its_end_with_its_last_piece() {
+    local(async {
+        let sender = begin(&Limits::default(), 4096, |_| async { Response::new(full("one")) }, pending());
+        let mut body = sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap().into_body();
+        assert!(!body.is_end_stream());
+        let first = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "one");
+        assert!(body.is_end_stream());
+    })
+    .await;
+}
+
+fn anything() -> impl Strategy<Value = Frame> {
+    let stream = 0_u32..6;
+    let bytes = || vec(any::<u8>(), 0..50).prop_map(Bytes::from);
+    let head = prop_oneof![
+        Just(request_block("/", &[])),
+        Just(request_block("/", &[("content-length", "5")])),
+        Just(request_block("/", &[("expect", "100-continue")])),
+        Just(Bytes::from_static(&[0, 200])),
+        Just(Bytes::from_static(&[0, 100])),
+        bytes(),
+    ];
+    let kind = prop_oneof![
+        bytes().prop_map(Kind::Data),
+        head.clone().prop_map(Kind::Request),
+        head.prop_map(Kind::Response),
+        bytes().prop_map(Kind::Trailers),
+        Just(Kind::Open),
+        (0_u32..15).prop_map(Kind::Reset),
+        (0_u32..100_000).prop_map(Kind::Credit),
+        Just(Kind::Ping([1; 8])),
+        (0_u32..6).prop_map(Kind::GoAway),
+        Just(Kind::Hello { stream: 100_000, connection: 2_000_000, streams: 10 }),
+    ];
+    (stream, any::<bool>(), kind).prop_map(|(stream, end, kind)| Frame { stream, end, kind })
+}
+
+/// Says it all, and waits for the end of the other side or for its silence.
+async fn told(mut peer: Played, frames: Vec<Frame>) {
+    let mut out = BytesMut::new();
+    frames.iter().for_each(|frame| frame.put(&mut out));
+    let _ = peer.io.write_all(&out).await;
+    let _ = tokio::time::timeout(Duration::from_secs(3), async { while peer.hear().await.is_some() {} }).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_a_peer_says_requests_end_and_nothing_panics(frames in vec(anything(), 0..30)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(local(async {
+            let (server, sender) = played_server();
+            let asking: Vec<_> = (0..4)
+                .map(|_| {
+                    let sender = sender.clone();
+                    spawn_local(async move {
+                        let asked = sender.send(slot().await, &get("/"), Full::new(Bytes::from(vec![0; 200_000]))).await;
+                        // Complete or broken off, but never waiting for ever.
+                        let _ = asked.map(Response::into_body)?.collect().await;
+                        Ok::<_, RequestError>(())
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            told(server, frames.clone()).await;
+            for asked in asking {
+                // A panic would be an error here.
+                let _ = asked.await.unwrap();
+            }
+            let (near, far) = duplex(1 << 20);
+            let answers = |request: Request<Incoming>| async move {
+                let _ = request.into_body().collect().await;
+                Response::new(full(vec![0; 100_000]))
+            };
+            let limits = Limits::default();
+            let serving = spawn_local(async move { server::serve(far, Rc::new(answers), &limits, pending()).await });
+            told(Played { io: near, read: BytesMut::new() }, frames).await;
+            let _ = serving.await.unwrap();
+        }));
+    }
+}
