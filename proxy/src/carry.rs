@@ -9,6 +9,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     l4::{self, Prefixed, rest},
+    l7::mux::ByteStream,
     telemetry::{Telemetry, metrics::Direction},
     upstream::dial::Tunnelled,
     worker::Worker,
@@ -35,48 +36,81 @@ impl Transferred {
     }
 }
 
-/// A connection over TCP, whatever is between.
-pub trait OverTcp {
-    /// The socket beneath.
-    fn tcp(&self) -> &Stream;
+/// An end of a connection that is carried.
+pub trait End {
+    /// It may take nothing for as long as it likes.
+    fn may_rest(&self);
+
+    /// It is to be seen that the connection broke: dropped after this, it is no orderly end.
+    fn break_off(&self);
 }
 
-impl OverTcp for Stream {
-    fn tcp(&self) -> &Stream {
-        self
+impl End for Stream {
+    fn may_rest(&self) {
+        rest::allow(self);
+    }
+
+    fn break_off(&self) {
+        self.reset_on_drop();
     }
 }
 
-impl OverTcp for Tunnelled {
-    fn tcp(&self) -> &Stream {
+impl End for Tunnelled {
+    fn may_rest(&self) {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Mutual(stream) => stream.get_ref().0,
+            Self::Plain(stream) => stream.may_rest(),
+            Self::Mutual(stream) => stream.get_ref().0.may_rest(),
+            Self::Stream(stream) => stream.may_rest(),
+        }
+    }
+
+    fn break_off(&self) {
+        match self {
+            Self::Plain(stream) => stream.break_off(),
+            Self::Mutual(stream) => stream.get_ref().0.break_off(),
+            Self::Stream(stream) => stream.break_off(),
         }
     }
 }
 
-impl<IO: OverTcp> OverTcp for Prefixed<IO> {
-    fn tcp(&self) -> &Stream {
-        self.get_ref().tcp()
+/// What its connection is told is for all its streams: that takes what comes, always.
+impl End for ByteStream {
+    fn may_rest(&self) {}
+
+    fn break_off(&self) {
+        self.reset();
     }
 }
 
-impl<IO: OverTcp> OverTcp for TlsStream<IO> {
-    fn tcp(&self) -> &Stream {
-        self.get_ref().0.tcp()
+impl<IO: End> End for Prefixed<IO> {
+    fn may_rest(&self) {
+        self.get_ref().may_rest();
+    }
+
+    fn break_off(&self) {
+        self.get_ref().break_off();
+    }
+}
+
+impl<IO: End> End for TlsStream<IO> {
+    fn may_rest(&self) {
+        self.get_ref().0.may_rest();
+    }
+
+    fn break_off(&self) {
+        self.get_ref().0.break_off();
     }
 }
 
 /// Copies until both sides have ended; where one breaks, the other is broken too.
 pub async fn between<C, S>(worker: &Worker, direction: Direction, mut client: C, mut server: S)
 where
-    C: AsyncRead + AsyncWrite + Unpin + OverTcp,
-    S: AsyncRead + AsyncWrite + Unpin + OverTcp,
+    C: AsyncRead + AsyncWrite + Unpin + End,
+    S: AsyncRead + AsyncWrite + Unpin + End,
 {
     // What is carried is not known: neither side need take anything soon.
-    rest::allow(client.tcp());
-    rest::allow(server.tcp());
+    client.may_rest();
+    server.may_rest();
     let end = l4::copy(&mut client, &mut server, IDLE).await;
     let bytes = worker.transferred(direction);
     bytes.sent.increment(end.sent);
@@ -84,7 +118,7 @@ where
     if let Err(error) = end.result {
         tracing::debug!(%error, "a carried connection broke");
         // A break on one side must look like one on the other.
-        client.tcp().reset_on_drop();
-        server.tcp().reset_on_drop();
+        client.break_off();
+        server.break_off();
     }
 }

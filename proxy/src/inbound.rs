@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::Request;
+use ::http::{Request, Response};
 use bytes::Bytes;
 use mesh_api::{
     names,
@@ -33,8 +33,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use self::policy::{Policies, PortState};
 use crate::{
+    exchange::Tracked,
     fault::{Code, Fault},
-    l4::Prefixed,
+    l4::{Prefixed, accept::Slots},
     l7::{body::Body, h1, h2, mux},
     sniff::{self, GRACE_INBOUND, SILENCE, Seen},
     telemetry::metrics::{Direction, Edge},
@@ -52,6 +53,8 @@ pub struct Inbound {
     worker: Rc<Worker>,
     acceptor: TlsAcceptor,
     policies: Policies,
+    /// Of connections, and of what is as good as one.
+    slots: Rc<Slots>,
     apps: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
     handshakes: HandshakeMetrics,
 }
@@ -88,17 +91,18 @@ impl Arrival {
 }
 
 impl Inbound {
-    /// Of one worker.
+    /// Of one worker, whose inbound connections take `slots`.
     ///
     /// # Errors
     /// Where TLS is not available.
-    pub fn new(worker: &Rc<Worker>) -> Result<Rc<Self>, rustls::Error> {
+    pub fn new(worker: &Rc<Worker>, slots: &Rc<Slots>) -> Result<Rc<Self>, rustls::Error> {
         let alpn = [names::ALPN_MESH_MUX, names::ALPN_MESH_HTTP, names::ALPN_MESH_TCP];
         let config = tls::server_config(&worker.keeper, worker.sys.clock, ClientAuth::Required, &alpn)?;
         Ok(Rc::new(Self {
             worker: Rc::clone(worker),
             acceptor: TlsAcceptor::from(config),
             policies: Policies::new(worker),
+            slots: Rc::clone(slots),
             apps: RefCell::default(),
             handshakes: HandshakeMetrics::new(&worker.telemetry, "server"),
         }))
@@ -250,8 +254,8 @@ impl Inbound {
         app: Rc<Upstream>,
     ) {
         arrival.edge(&self.worker, "http2").count_connection(&self.worker.telemetry);
-        let context = http::Context::new(&self.worker, arrival, state, app, true);
-        let service = move |request: Request<mux::Incoming>| http::handle(Rc::clone(&context), request.map(Body::Mux));
+        let context = http::Context::new(&self.worker, arrival.clone(), Rc::clone(&state), Rc::clone(&app), true);
+        let service = Streams { inbound: Rc::clone(self), context, arrival, state, app };
         let drain = self.worker.reached(Phase::DrainingInbound);
         if let Err(error) = mux::server::serve(io, Rc::new(service), &mux::Limits::default(), drain).await {
             tracing::debug!(%error, "an inbound connection ended");
@@ -271,6 +275,43 @@ impl Inbound {
     fn refuse(&self, stream: &Stream, fault: &Fault) {
         self.worker.inbound_refusals.record(fault);
         stream.reset_on_drop();
+    }
+}
+
+/// The streams of one connection from another sidecar.
+struct Streams {
+    inbound: Rc<Inbound>,
+    context: Rc<http::Context>,
+    arrival: Arrival,
+    state: Rc<PortState>,
+    app: Rc<Upstream>,
+}
+
+impl mux::server::Service for Streams {
+    type Body = Tracked;
+
+    fn answer(&self, request: Request<mux::Incoming>) -> impl Future<Output = Response<Tracked>> {
+        http::handle(Rc::clone(&self.context), request.map(Body::Mux))
+    }
+
+    /// Each is to the application what a connection is, and is counted and bounded as one.
+    async fn carry(&self, stream: mux::ByteStream) {
+        let Self { inbound, arrival, state, app, .. } = self;
+        let Some(_slot) = inbound.slots.try_take() else {
+            return tcp::refuse(
+                &inbound.worker,
+                &stream,
+                arrival,
+                &Fault::new(Code::Overloaded, "too many connections"),
+            );
+        };
+        let _open = sniff::Open::count(&inbound.worker, Direction::Inbound);
+        if state.protocol().is_http() {
+            // Bytes that nobody looks at could hold requests with somebody else's name in them.
+            let fault = Fault::new(Code::Denied, "the port is declared as HTTP, and this is not");
+            return tcp::refuse(&inbound.worker, &stream, arrival, &fault);
+        }
+        tcp::carry(&inbound.worker, stream, arrival, state, app).await;
     }
 }
 

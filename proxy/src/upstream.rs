@@ -131,20 +131,24 @@ impl Upstream {
         }
     }
 
-    /// A connection of its own for bytes that are not HTTP.
+    /// What carries bytes that are not HTTP as a connection would: to a sidecar a stream of the link, where both know such;
+    /// otherwise a connection.
     ///
     /// # Errors
     /// [`SendError`]; nothing was sent.
     pub async fn connect(&self) -> Result<dial::Tunnelled, SendError> {
-        match &self.identity {
-            None => dial::plain(&self.dialer, self.address).await.map(dial::Tunnelled::Plain),
-            Some(identity) => {
-                let alpn = [mesh_api::names::ALPN_MESH_TCP];
-                dial::mutual(&self.dialer, self.address, identity, &alpn)
-                    .await
-                    .map(|stream| dial::Tunnelled::Mutual(Box::new(stream)))
-            }
+        let Some(identity) = &self.identity else {
+            return dial::plain(&self.dialer, self.address).await.map(dial::Tunnelled::Plain);
+        };
+        let link = self.links.borrow().first().map(Rc::clone);
+        if let Some(link) = link
+            && let Some(stream) = link.bytes().await?
+        {
+            return Ok(dial::Tunnelled::Stream(stream));
         }
+        let alpn = [mesh_api::names::ALPN_MESH_TCP];
+        let stream = dial::mutual(&self.dialer, self.address, identity, &alpn).await?;
+        Ok(dial::Tunnelled::Mutual(Box::new(stream)))
     }
 }
 

@@ -108,7 +108,7 @@ impl Side {
 
 async fn open_inbound(side: &Side) -> anyhow::Result<()> {
     let config = &side.worker.config.inbound;
-    let inbound = Inbound::new(&side.worker)?;
+    let inbound = Inbound::new(&side.worker, &side.slots)?;
     for one in &config.listeners {
         let (listener, inbound, one) = (side.bind(one.listen).await?, Rc::clone(&inbound), one.clone());
         side.accept(listener, move |stream, peer| Rc::clone(&inbound).serve(stream, peer, one.listen.port(), one.app));

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Arrival, policy::PortState};
 use crate::{
-    carry::{self, OverTcp},
+    carry::{self, End},
     fault::Fault,
     l4::Prefixed,
     sniff::AsyncReadable,
@@ -35,7 +35,7 @@ pub(super) async fn dial(app: Rc<Upstream>) -> Result<Dialled, SendError> {
 /// Carries a connection, where policy lets it.
 pub(super) async fn carry<C>(worker: &Worker, client: C, arrival: &Arrival, state: &PortState, app: &Upstream)
 where
-    C: AsyncRead + AsyncWrite + Unpin + OverTcp,
+    C: AsyncRead + AsyncWrite + Unpin + End,
 {
     if let Err(fault) = state.authorize(arrival, None) {
         return refuse(worker, &client, arrival, &fault);
@@ -63,8 +63,8 @@ pub(super) async fn carry_on(
 
 async fn between<C, S>(worker: &Worker, client: C, server: S, arrival: &Arrival, state: &PortState)
 where
-    C: AsyncRead + AsyncWrite + Unpin + OverTcp,
-    S: AsyncRead + AsyncWrite + Unpin + OverTcp,
+    C: AsyncRead + AsyncWrite + Unpin + End,
+    S: AsyncRead + AsyncWrite + Unpin + End,
 {
     arrival.edge(worker, "tcp").count_connection(&worker.telemetry);
     let judged = async {
@@ -84,8 +84,8 @@ where
     }
 }
 
-fn refuse(worker: &Worker, client: &impl OverTcp, arrival: &Arrival, fault: &Fault) {
+pub(super) fn refuse(worker: &Worker, client: &impl End, arrival: &Arrival, fault: &Fault) {
     worker.inbound_refusals.record(fault);
     tracing::info!(peer = %arrival.peer, identity = ?arrival.identity, code = fault.code.as_str(), reason = fault.detail, policy = ?fault.object, "a connection was refused");
-    client.tcp().reset_on_drop();
+    client.break_off();
 }

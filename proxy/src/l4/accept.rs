@@ -43,6 +43,16 @@ impl Slots {
         }
     }
 
+    /// One, where it is free.
+    #[must_use]
+    pub fn try_take(self: &Rc<Self>) -> Option<Slot> {
+        if self.used.get() >= self.max {
+            return None;
+        }
+        self.used.set(self.used.get() + 1);
+        Some(Slot(Rc::clone(self)))
+    }
+
     async fn take(self: &Rc<Self>) -> Slot {
         self.room().await;
         self.used.set(self.used.get() + 1);

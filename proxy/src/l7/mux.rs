@@ -2,10 +2,11 @@
 //! without what only strangers need: no compression with a memory, no settings to negotiate, no priorities.
 //!
 //! Floors, bottom up: [`frame`] [`fields`] (pure: bytes and values) · [`outgoing`] (pure: whose turn, whose credit) · `state`
-//! (all streams of a connection; nothing waits in it) · `halves` [`body`] (one stream) · `drive` (the connection's socket) ·
+//! (all streams of a connection; nothing waits in it) · `halves` [`body`] `bytes` (one stream) · `drive` (the connection's socket) ·
 //! [`client`] [`server`].
 
 pub mod body;
+mod bytes;
 pub mod client;
 mod drive;
 pub mod fields;
@@ -19,6 +20,7 @@ mod state;
 mod tests;
 
 pub use body::{BodyError, Incoming};
+pub use bytes::ByteStream;
 pub use client::{RequestError, Sender};
 pub use state::Broken;
 

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Dialer, SendError};
-use crate::{fault::Code, l4::rest, telemetry::Telemetry};
+use crate::{fault::Code, l4::rest, l7::mux::ByteStream, telemetry::Telemetry};
 
 /// Handshakes, by how they ended.
 #[derive(Clone, Debug)]
@@ -138,6 +138,8 @@ pub enum Tunnelled {
     Plain(Stream),
     /// Over mutual TLS.
     Mutual(Box<TlsStream<Stream>>),
+    /// A stream of the connection that there is to a sidecar.
+    Stream(ByteStream),
 }
 
 impl AsyncRead for Tunnelled {
@@ -145,6 +147,7 @@ impl AsyncRead for Tunnelled {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Mutual(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -154,6 +157,7 @@ impl AsyncWrite for Tunnelled {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Mutual(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -161,6 +165,7 @@ impl AsyncWrite for Tunnelled {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Mutual(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -168,6 +173,7 @@ impl AsyncWrite for Tunnelled {
         match &mut *self {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Mutual(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

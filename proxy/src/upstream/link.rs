@@ -200,6 +200,20 @@ impl Link {
         Err(SendError::new(Code::ConnectFailed, "the endpoint closes its connections at once", true, cause))
     }
 
+    /// A stream of bytes; `None` where the peer knows none, or takes no more. Those who wait for the connection are
+    /// connections themselves, and bounded as such.
+    pub(super) async fn bytes(self: &Rc<Self>) -> Result<Option<mux::ByteStream>, SendError> {
+        for _ in 0..2 {
+            let (sender, generation) = self.connected().await?;
+            let Sender::Mux(sender) = sender else { return Ok(None) };
+            if sender.is_open() {
+                return Ok(sender.open_bytes());
+            }
+            self.lost(generation);
+        }
+        Ok(None)
+    }
+
     async fn connected(self: &Rc<Self>) -> Result<(Sender, u64), SendError> {
         let connecting = match &*self.state.borrow() {
             State::Up(sender) => return Ok((sender.clone(), self.generation.get())),

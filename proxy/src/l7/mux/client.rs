@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     Limits,
     body::{Incoming, Upload},
+    bytes::ByteStream,
     drive::Driver,
     fields::{self, FieldsError},
     frame,
@@ -158,6 +159,15 @@ impl Sender {
         let response = head_of(block).inspect_err(|_| receive.reset(Reason::PROTOCOL_ERROR))?;
         let length = content_length(response.headers());
         Ok(response.map(|()| Incoming::new(receive, length, end).with(upload, slot)))
+    }
+
+    /// Opens a stream of bytes; `None` where the connection takes no more.
+    #[must_use]
+    pub fn open_bytes(&self) -> Option<ByteStream> {
+        let shared = &self.0.0;
+        let id = shared.borrow_mut().open_bytes()?;
+        let (receive, send) = halves(shared, id);
+        Some(ByteStream::new(receive, send))
     }
 
     fn begin<B>(&self, head: &Parts, body: B) -> Result<(Receive, Option<Sending<B>>), RequestError>

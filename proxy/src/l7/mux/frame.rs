@@ -15,12 +15,16 @@ pub const HEAD: usize = 8;
 pub const MAX_DATA: usize = 16 * 1024;
 /// Most bytes of a head of a message, or of trailers.
 pub const MAX_FIELDS: usize = 64 * 1024;
+/// Code of [`Kind::Data`].
+pub const DATA: u8 = 0;
 /// Code of [`Kind::Request`].
 pub const REQUEST: u8 = 1;
 /// Code of [`Kind::Response`].
 pub const RESPONSE: u8 = 2;
 /// Code of [`Kind::Trailers`].
 pub const TRAILERS: u8 = 3;
+/// Code of [`Kind::Open`].
+pub const OPEN: u8 = 4;
 /// Ends the sender's half.
 const END: u8 = 0x80;
 
@@ -86,11 +90,11 @@ pub struct Frame {
 impl Kind {
     fn code(&self) -> u8 {
         match self {
-            Self::Data(_) => 0,
+            Self::Data(_) => DATA,
             Self::Request(_) => REQUEST,
             Self::Response(_) => RESPONSE,
             Self::Trailers(_) => TRAILERS,
-            Self::Open => 4,
+            Self::Open => OPEN,
             Self::Reset(_) => 5,
             Self::Credit(_) => 6,
             Self::Ping(_) => 7,
@@ -157,11 +161,11 @@ impl Frame {
             bytes
         };
         let kind = match code {
-            0 => Kind::Data(payload),
+            DATA => Kind::Data(payload),
             REQUEST => Kind::Request(payload),
             RESPONSE => Kind::Response(payload),
             TRAILERS => Kind::Trailers(payload),
-            4 => Kind::Open,
+            OPEN => Kind::Open,
             5 => Kind::Reset(payload.get_u32()),
             6 => Kind::Credit(payload.get_u32()),
             7 => Kind::Ping(eight()),

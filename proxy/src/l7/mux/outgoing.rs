@@ -168,6 +168,25 @@ impl Outgoing {
         false
     }
 
+    /// A part of a stream of bytes, as much of it as goes in one frame; answers how much that was.
+    pub fn bytes(&mut self, id: u32, bytes: &[u8]) -> usize {
+        let at_once = self.turns.is_empty() && self.out.len() < ENOUGH;
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else { return bytes.len() };
+        let granted = stream.credit.min(self.credit) as usize;
+        if at_once && granted > 0 && stream.items.is_empty() {
+            let some = bytes.get(..MAX_DATA.min(granted)).unwrap_or(bytes);
+            let length = u32::try_from(some.len()).unwrap_or(u32::MAX);
+            stream.credit -= length;
+            self.credit -= length;
+            frame::put_head(&mut self.out, frame::DATA, false, id, some.len());
+            self.out.extend_from_slice(some);
+            return some.len();
+        }
+        let some = bytes.get(..MAX_DATA).unwrap_or(bytes);
+        self.data(id, Bytes::copy_from_slice(some), false);
+        some.len()
+    }
+
     /// The peer takes more: on a stream, or on the connection (0). For a stream that is over it means nothing.
     ///
     /// # Errors

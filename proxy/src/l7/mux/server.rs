@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     Limits,
     body::Incoming,
+    bytes::ByteStream,
     drive::Driver,
     fields::{self, FieldsError},
     frame,
@@ -31,11 +32,23 @@ use crate::{
     normal::check_raw_target,
 };
 
+/// What serves the streams of connections.
+pub trait Service {
+    /// The body of an answer.
+    type Body: Body<Data = Bytes, Error: ResetReason> + Unpin;
+
+    /// Answers a request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>>;
+
+    /// Carries bytes that have no head.
+    fn carry(&self, stream: ByteStream) -> impl Future<Output = ()>;
+}
+
 /// Serves a connection until its client leaves, or `drain` completes and the streams in flight are done.
 ///
 /// # Errors
 /// [`Broken`].
-pub async fn serve<IO, S, F, B>(
+pub async fn serve<IO, S>(
     io: IO,
     service: Rc<S>,
     limits: &Limits,
@@ -43,10 +56,7 @@ pub async fn serve<IO, S, F, B>(
 ) -> Result<(), Broken>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
-    S: Fn(Request<Incoming>) -> F + 'static,
-    F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: ResetReason,
+    S: Service + 'static,
 {
     let shared = Rc::new(RefCell::new(State::new(Side::Server, limits)));
     let mut driver = Driver::new(io, Rc::clone(&shared));
@@ -74,16 +84,15 @@ where
     .await
 }
 
-/// Begins a request's task; resets the stream where its head is not one.
-fn begin<S, F, B>(shared: &Shared, arrived: Arrived, service: &Rc<S>)
-where
-    S: Fn(Request<Incoming>) -> F + 'static,
-    F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: ResetReason,
-{
-    let Arrived { stream: id, block, end } = arrived;
-    let (receive, send) = halves(shared, id);
+/// Begins a stream's task; resets the stream where its head is not one.
+fn begin<S: Service + 'static>(shared: &Shared, arrived: Arrived, service: &Rc<S>) {
+    let (receive, send) = halves(shared, arrived.stream);
+    let service = Rc::clone(service);
+    let Some((block, end)) = arrived.request else {
+        let stream = ByteStream::new(receive, send);
+        tokio::task::spawn_local(Box::pin(async move { service.carry(stream).await }));
+        return;
+    };
     match head_of(block) {
         Err(error) => {
             tracing::debug!(%error, "a request of a sidecar is not valid");
@@ -94,7 +103,7 @@ where
             let held = !end && expects_continue(head.headers());
             let request = head.map(|()| Incoming::new(receive, length, end).held(held));
             // On the heap before it is a task: a task is copied when it begins, and again when it ends.
-            tokio::task::spawn_local(Box::pin(stream(request, send, Rc::clone(service))));
+            tokio::task::spawn_local(Box::pin(stream(request, send, service)));
         }
     }
 }
@@ -112,16 +121,10 @@ fn head_of(block: Bytes) -> Result<Request<()>, FieldsError> {
     Ok(request)
 }
 
-async fn stream<S, F, B>(request: Request<Incoming>, send: Send, service: Rc<S>)
-where
-    S: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: ResetReason,
-{
+async fn stream<S: Service>(request: Request<Incoming>, send: Send, service: Rc<S>) {
     let asks_for_body = request.method() != Method::HEAD;
     let response = {
-        let mut answering = pin!(service(request));
+        let mut answering = pin!(service.answer(request));
         std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // The caller gave up: dropping the service's future cancels all that it does.

@@ -1,14 +1,15 @@
 //! All streams of one connection: what was received and not yet taken, who waits for what, whose end was said. Nothing waits in
 //! here and nothing is read or written: `drive` brings frames and takes bytes, the halves of streams take and bring the rest.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc, task::Waker};
+use std::{cell::RefCell, io, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
+use tokio::time::Instant;
 
 use super::{
     FIRST, Limits,
-    frame::{Frame, Kind},
+    frame::{self, Frame, Kind},
     ids::IdMap,
     outgoing::{Outgoing, TooLarge},
 };
@@ -20,6 +21,8 @@ pub(super) use stream::{Over, Stream};
 
 /// Bytes that may wait to be written because the peer asks for them and does not read them.
 const MAX_ANSWERS: usize = 1024 * 1024;
+/// Streams of bytes at once; they are connections of applications, and bounded as those are.
+const MAX_BYTE_STREAMS: usize = 20_000;
 /// Streams beyond the limit that are taken: the two sides do not see one end at the same moment.
 const SLACK: usize = 256;
 
@@ -58,13 +61,12 @@ pub(super) enum Side {
 /// Shared by the connection's task and all its streams; never borrowed across anything foreign.
 pub(super) type Shared = Rc<RefCell<State>>;
 
-/// A request that came.
+/// A stream that the peer began.
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) stream: u32,
-    pub(super) block: Bytes,
-    /// Nothing follows its head.
-    pub(super) end: bool,
+    /// The head of a request, and whether nothing follows it; `None`: bytes without a head.
+    pub(super) request: Option<(Bytes, bool)>,
 }
 
 /// The state.
@@ -73,6 +75,8 @@ pub(super) struct State {
     side: Side,
     limits: Limits,
     streams: IdMap<Stream>,
+    /// Of them, those of bytes.
+    byte_streams: usize,
     pub(super) outgoing: Outgoing,
     driver: Option<Waker>,
     /// The driver was woken and has not been here since.
@@ -89,6 +93,9 @@ pub(super) struct State {
     /// Something was heard of the peer since it was looked.
     heard: bool,
     asked: bool,
+    /// When it was asked, and how long the last answer took.
+    asked_at: Option<Instant>,
+    round_trip: Option<Duration>,
     broken: Option<Broken>,
 }
 
@@ -105,6 +112,7 @@ impl State {
             side,
             limits: limits.clone(),
             streams: IdMap::default(),
+            byte_streams: 0,
             outgoing,
             driver: None,
             woken: false,
@@ -115,6 +123,8 @@ impl State {
             leaving: false,
             heard: false,
             asked: false,
+            asked_at: None,
+            round_trip: None,
             broken: None,
         }
     }
@@ -165,6 +175,25 @@ impl State {
         Some(self.last)
     }
 
+    /// Opens a stream of bytes; `None` where none may be.
+    pub(super) fn open_bytes(&mut self) -> Option<u32> {
+        if self.byte_streams >= MAX_BYTE_STREAMS {
+            return None;
+        }
+        let id = self.open()?;
+        self.counts_as_bytes(id);
+        // A frame without fields is never too large.
+        let _ = self.send_fields(id, frame::OPEN, false, |_| {});
+        Some(id)
+    }
+
+    fn counts_as_bytes(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.bytes = true;
+            self.byte_streams += 1;
+        }
+    }
+
     pub(super) fn stream(&mut self, id: u32) -> Option<&mut Stream> {
         self.streams.get_mut(&id)
     }
@@ -198,8 +227,13 @@ impl State {
             return Err(Broken::Silent);
         }
         (self.asked, self.heard) = (true, false);
-        self.control(0, Kind::Ping(*b"is alive"));
+        self.ask();
         Ok(())
+    }
+
+    fn ask(&mut self) {
+        self.asked_at = Some(Instant::now());
+        self.control(0, Kind::Ping(*b"is alive"));
     }
 
     /// Gathers what is to be written.
@@ -256,6 +290,13 @@ impl State {
     pub(super) fn send_data(&mut self, id: u32, bytes: Bytes, end: bool) {
         let written = self.outgoing.data(id, bytes, end);
         self.sent(id, end, written);
+    }
+
+    /// Sends a part of a stream of bytes; answers how much of it was taken.
+    pub(super) fn send_bytes(&mut self, id: u32, bytes: &[u8]) -> usize {
+        let taken = self.outgoing.bytes(id, bytes);
+        self.wake_driver();
+        taken
     }
 
     fn sent(&mut self, id: u32, end: bool, written: bool) {
@@ -316,7 +357,9 @@ impl State {
             self.control(id, Kind::Reset(Reason::NO_ERROR.into()));
         }
         if gone && done {
-            self.streams.remove(&id);
+            if self.streams.remove(&id).is_some_and(|stream| stream.bytes) {
+                self.byte_streams -= 1;
+            }
             self.outgoing.close(id);
             if self.leaving {
                 self.wake_driver();
@@ -326,10 +369,13 @@ impl State {
 
     /// So much of what the peer sent was taken from a stream.
     pub(super) fn give(&mut self, id: u32, taken: usize) {
-        let half = self.limits.stream_window / 2;
-        let due = self.streams.get_mut(&id).and_then(|stream| stream.give(taken, half));
+        let round_trip = self.round_trip;
+        let due = self.streams.get_mut(&id).and_then(|stream| stream.give(taken, round_trip));
         if let Some(due) = due {
             self.control(id, Kind::Credit(due));
+            if self.asked_at.is_none() && round_trip.is_none() {
+                self.ask();
+            }
         }
         self.give_connection(taken);
     }

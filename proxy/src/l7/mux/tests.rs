@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    BodyError, Incoming, Limits, RequestError, Sender, client, fields,
+    BodyError, ByteStream, Incoming, Limits, RequestError, Sender, client, fields,
     frame::{Frame, Kind},
     server,
 };
@@ -63,6 +63,29 @@ fn full(bytes: impl Into<Bytes>) -> Answer {
     Full::new(bytes.into()).boxed()
 }
 
+/// Serves by a function; bytes are given back as they come.
+struct By<S>(S);
+
+impl<S, F, B> server::Service for By<S>
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: http_body::Body<Data = Bytes, Error: ResetReason> + Unpin,
+{
+    type Body = B;
+
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<B>> {
+        self.0(request)
+    }
+
+    async fn carry(&self, stream: ByteStream) {
+        let (mut read, mut write) = tokio::io::split(stream);
+        if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+            let _ = write.shutdown().await;
+        }
+    }
+}
+
 fn begin<S, F>(limits: &Limits, pipe: usize, service: S, drain: impl Future<Output = ()> + 'static) -> Sender
 where
     S: Fn(Request<Incoming>) -> F + 'static,
@@ -70,7 +93,7 @@ where
 {
     let (near, far) = duplex(pipe);
     let server_limits = limits.clone();
-    spawn_local(async move { server::serve(far, Rc::new(service), &server_limits, drain).await });
+    spawn_local(async move { server::serve(far, Rc::new(By(service)), &server_limits, drain).await });
     let (sender, drive) = client::connect(near, limits);
     spawn_local(drive);
     sender
@@ -196,7 +219,7 @@ async fn a_body_that_breaks_is_never_taken_for_complete() {
             Response::new(body)
         };
         let (near, far) = duplex(4096);
-        spawn_local(async move { server::serve(far, Rc::new(service), &Limits::default(), pending()).await });
+        spawn_local(async move { server::serve(far, Rc::new(By(service)), &Limits::default(), pending()).await });
         let (sender, drive) = client::connect(near, &Limits::default());
         spawn_local(drive);
         let mut body = sender.send(slot().await, &get("/"), Empty::<Bytes>::new()).await.unwrap().into_body();
@@ -326,7 +349,7 @@ fn request_block(path: &str, fields: &[(&'static str, &'static str)]) -> Bytes {
 fn played_client(limits: &Limits) -> Played {
     let (near, far) = duplex(1 << 20);
     let limits = limits.clone();
-    spawn_local(async move { server::serve(far, Rc::new(echo), &limits, pending()).await });
+    spawn_local(async move { server::serve(far, Rc::new(By(echo)), &limits, pending()).await });
     Played { io: near, read: BytesMut::new() }
 }
 
@@ -385,11 +408,9 @@ async fn a_peer_that_breaks_a_rule_of_the_connection_loses_it() {
         ];
         for saying in sayings {
             let limits = Limits { stream_window: 65_536, ..Limits::default() };
-            let service = |_: Request<Incoming>| pending();
+            let service = |_: Request<Incoming>| pending::<Response<Answer>>();
             let (near, far) = duplex(1 << 20);
-            spawn_local(
-                async move { server::serve::<_, _, _, Answer>(far, Rc::new(service), &limits, pending()).await },
-            );
+            spawn_local(async move { server::serve(far, Rc::new(By(service)), &limits, pending()).await });
             let mut client = Played { io: near, read: BytesMut::new() };
             let text = format!("{:?}", saying.first());
             for (stream, end, kind) in saying {
@@ -503,8 +524,8 @@ async fn streams_beyond_the_limit_are_refused() {
         let limits = Limits { max_streams: 100, ..Limits::default() };
         let (near, far) = duplex(1 << 20);
         spawn_local(async move {
-            let service = |_: Request<Incoming>| pending();
-            server::serve::<_, _, _, Answer>(far, Rc::new(service), &limits, pending()).await
+            let service = |_: Request<Incoming>| pending::<Response<Answer>>();
+            server::serve(far, Rc::new(By(service)), &limits, pending()).await
         });
         let mut client = Played { io: near, read: BytesMut::new() };
         for nth in 1..=400 {
@@ -526,6 +547,61 @@ async fn an_answer_is_at_its_end_with_its_last_piece() {
         let first = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "one");
         assert!(body.is_end_stream());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_bytes_is_as_good_as_a_connection() {
+    local(async {
+        let sender = begin(&Limits::default(), 4096, echo, pending());
+        let streams: Vec<_> = (1..20_usize)
+            .map(|nth| {
+                let mut stream = sender.open_bytes().unwrap();
+                spawn_local(async move {
+                    stream.write_all(b"hello").await.unwrap();
+                    let mut hello = [0; 5];
+                    stream.read_exact(&mut hello).await.unwrap();
+                    let sent: Vec<u8> = (0..nth * 60_000).map(|at| (at * nth) as u8).collect();
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    let (mut back, all) = (Vec::new(), sent.clone());
+                    let writing = async {
+                        write.write_all(&all).await.unwrap();
+                        write.shutdown().await.unwrap();
+                    };
+                    let (_, read) = tokio::join!(writing, read.read_to_end(&mut back));
+                    assert_eq!((read.unwrap(), back == sent), (sent.len(), true));
+                })
+            })
+            .collect();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_bytes_that_breaks_is_seen_to_break() {
+    local(async {
+        let (mut server, sender) = played_server();
+        let mut streams: Vec<_> = (0..4).map(|_| sender.open_bytes().unwrap()).collect();
+        for nth in 1..=4 {
+            assert_eq!(server.hear().await, Some(Frame { stream: nth, end: false, kind: Kind::Open }));
+        }
+        let mut all = Vec::new();
+        server.say(4, true, Kind::Data(Bytes::from_static(b"all"))).await;
+        streams[3].read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"all");
+        server.say(3, false, Kind::Reset(Reason::INTERNAL_ERROR.into())).await;
+        assert_eq!(streams[2].read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(streams[2].write_all(b"late").await.is_err());
+        streams.remove(1);
+        let Frame { stream, kind, .. } = server.hear().await.unwrap();
+        assert!(stream == 2 && matches!(kind, Kind::Reset(_)));
+        drop(server);
+        assert_eq!(streams[0].read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(sender.open_bytes().is_none());
     })
     .await;
 }
@@ -595,7 +671,7 @@ proptest! {
                 Response::new(full(vec![0; 100_000]))
             };
             let limits = Limits::default();
-            let serving = spawn_local(async move { server::serve(far, Rc::new(answers), &limits, pending()).await });
+            let serving = spawn_local(async move { server::serve(far, Rc::new(By(answers)), &limits, pending()).await });
             told(Played { io: near, read: BytesMut::new() }, frames).await;
             let _ = serving.await.unwrap();
         }));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::Reason;
 
-use super::{Arrived, Broken, FIRST, Kind, Over, SLACK, Side, State, Stream};
+use super::{Arrived, Broken, FIRST, Kind, MAX_BYTE_STREAMS, Over, SLACK, Side, State, Stream};
 use crate::l7::mux::frame::Frame;
 
 impl State {
@@ -31,7 +31,11 @@ impl State {
             }
             Kind::Open => {
                 self.opened(id)?;
-                self.control(id, Kind::Reset(Reason::REFUSED_STREAM.into()));
+                let fits = self.byte_streams < MAX_BYTE_STREAMS;
+                return Ok(self.begin(id, fits).then(|| {
+                    self.counts_as_bytes(id);
+                    Arrived { stream: id, request: None }
+                }));
             }
             Kind::Reset(code) => {
                 if let Some(stream) = self.known(id)? {
@@ -45,7 +49,9 @@ impl State {
                 added.map_err(|_| Broken::Rules("it gave more credit than there may be"))?;
             }
             Kind::Ping(bytes) => self.control(0, Kind::Pong(bytes)),
-            Kind::Pong(_) => {}
+            Kind::Pong(_) => {
+                self.round_trip = self.asked_at.take().map(|asked| asked.elapsed()).or(self.round_trip);
+            }
             Kind::GoAway(last) => self.peer_leaves(last),
             Kind::Hello { stream, connection, streams } => self.hello(stream, connection, streams)?,
         }
@@ -102,15 +108,25 @@ impl State {
     fn request(&mut self, id: u32, block: Bytes, end: bool) -> Result<Option<Arrived>, Broken> {
         self.opened(id)?;
         // Counted until their tasks are gone: who opens and resets in haste waits for the work it makes.
-        if self.leaving || self.streams.len() >= self.limits.max_streams as usize + SLACK {
-            self.control(id, Kind::Reset(Reason::REFUSED_STREAM.into()));
+        let fits = self.streams.len() - self.byte_streams < self.limits.max_streams as usize + SLACK;
+        if !self.begin(id, fits) {
             return Ok(None);
         }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.ended = end;
+        }
+        Ok(Some(Arrived { stream: id, request: Some((block, end)) }))
+    }
+
+    /// Takes a stream that the peer began, or refuses it.
+    fn begin(&mut self, id: u32, fits: bool) -> bool {
+        if self.leaving || !fits {
+            self.control(id, Kind::Reset(Reason::REFUSED_STREAM.into()));
+            return false;
+        }
         self.outgoing.open(id, true);
-        let mut stream = Stream::new(self.limits.stream_window);
-        stream.ended = end;
-        self.streams.insert(id, stream);
-        Ok(Some(Arrived { stream: id, block, end }))
+        self.streams.insert(id, Stream::new(self.limits.stream_window));
+        true
     }
 
     fn response(&mut self, id: u32, block: Bytes, end: bool) -> Result<(), Broken> {

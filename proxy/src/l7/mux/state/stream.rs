@@ -1,15 +1,19 @@
 //! One stream, as its side of the connection sees it.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{collections::VecDeque, task::Waker, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
+use tokio::time::Instant;
 
 use super::Broken;
 
 /// Pieces of a body that are shorter than this are copied together while they wait: what is short must not keep alive the long
 /// buffer that it came in.
 const SMALL: usize = 2048;
+
+/// The largest window of one stream.
+const LARGEST: u32 = 8 * 1024 * 1024;
 
 /// Why a stream is over before its end.
 #[derive(Clone, Debug)]
@@ -40,6 +44,11 @@ pub(in crate::l7::mux) struct Stream {
     /// What the peer may still send, and what was taken of it since it was told.
     pub(super) window: u32,
     taken: u32,
+    /// All that the peer may send before it is told more; and when it was told last.
+    size: u32,
+    told: Option<Instant>,
+    /// It carries bytes without a head.
+    pub(super) bytes: bool,
     /// The peer has said all.
     pub(super) ended: bool,
     /// This side has said all; and all of it is written.
@@ -60,7 +69,7 @@ pub(super) fn remember(slot: &mut Option<Waker>, waker: &Waker) {
 
 impl Stream {
     pub(super) fn new(window: u32) -> Self {
-        Self { window, ..Self::default() }
+        Self { window, size: window, ..Self::default() }
     }
 
     /// Keeps a piece of a body.
@@ -154,13 +163,23 @@ impl Stream {
         }
     }
 
-    /// So much was taken; answers what the peer is to be told.
-    pub(super) fn give(&mut self, taken: usize, due: u32) -> Option<u32> {
+    /// So much was taken; answers what the peer is to be told. Where half of the window is taken in less than it takes the peer
+    /// to hear of it, the window holds the stream back, and not the reader: it becomes larger.
+    pub(super) fn give(&mut self, taken: usize, round_trip: Option<Duration>) -> Option<u32> {
         self.taken = self.taken.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
-        if self.taken < due || self.ended || self.over.is_some() {
+        if self.taken < self.size / 2 || self.ended || self.over.is_some() {
             return None;
         }
-        let due = std::mem::take(&mut self.taken);
+        let now = Instant::now();
+        let mut due = std::mem::take(&mut self.taken);
+        let told = self.told.replace(now);
+        if let (Some(told), Some(round_trip)) = (told, round_trip)
+            && self.size < LARGEST
+            && now.duration_since(told) < round_trip * 2
+        {
+            due = due.saturating_add(self.size);
+            self.size *= 2;
+        }
         self.window = self.window.saturating_add(due);
         Some(due)
     }
