@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    l4::{self, Prefixed, rest},
+    l4::{self, Prefixed, Wide, rest},
     l7::mux::ByteStream,
     telemetry::{Telemetry, metrics::Direction},
     upstream::dial::Tunnelled,
@@ -83,6 +83,16 @@ impl End for ByteStream {
 }
 
 impl<IO: End> End for Prefixed<IO> {
+    fn may_rest(&self) {
+        self.get_ref().may_rest();
+    }
+
+    fn break_off(&self) {
+        self.get_ref().break_off();
+    }
+}
+
+impl<IO: End> End for Wide<IO> {
     fn may_rest(&self) {
         self.get_ref().may_rest();
     }

@@ -35,7 +35,7 @@ use self::policy::{Policies, PortState};
 use crate::{
     exchange::Tracked,
     fault::{Code, Fault},
-    l4::{Prefixed, accept::Slots},
+    l4::{Prefixed, Wide, accept::Slots},
     l7::{body::Body, h1, h2, mux},
     sniff::{self, GRACE_INBOUND, SILENCE, Seen},
     telemetry::metrics::{Direction, Edge},
@@ -133,7 +133,7 @@ impl Inbound {
         let may_probe = matches!(seen, Seen::Http1(_) | Seen::Http2(_)) && state.expects_probes();
         match seen {
             Seen::Closed => {}
-            Seen::Mesh(prefix) => Box::pin(self.terminate(Prefixed::new(prefix, stream), arrival, state, app)).await,
+            Seen::Mesh(prefix) => Box::pin(self.terminate(Wide::new(prefix, stream), arrival, state, app)).await,
             _ if !may_probe && state.admit(&arrival).is_err() => {
                 self.refuse(&stream, &Fault::new(Code::Denied, "the port requires mutual TLS of the mesh"));
             }
@@ -160,7 +160,7 @@ impl Inbound {
     /// TLS of a sidecar: who is it, and what does it bring?
     async fn terminate(
         self: &Rc<Self>,
-        stream: Prefixed<Stream>,
+        stream: Wide<Stream>,
         mut arrival: Arrival,
         state: Rc<PortState>,
         app: Rc<Upstream>,
@@ -181,7 +181,7 @@ impl Inbound {
         }
     }
 
-    async fn handshake(&self, stream: Prefixed<Stream>) -> Option<(TlsStream<Prefixed<Stream>>, SpiffeId)> {
+    async fn handshake(&self, stream: Wide<Stream>) -> Option<(TlsStream<Wide<Stream>>, SpiffeId)> {
         let accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await;
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
@@ -248,7 +248,7 @@ impl Inbound {
 
     async fn serve_mux(
         self: &Rc<Self>,
-        io: TlsStream<Prefixed<Stream>>,
+        io: TlsStream<Wide<Stream>>,
         arrival: Arrival,
         state: Rc<PortState>,
         app: Rc<Upstream>,

@@ -5,6 +5,9 @@ mod copy;
 pub mod own;
 mod prefixed;
 pub mod rest;
+mod stock;
+mod wide;
 
 pub use copy::{CopyEnd, copy};
 pub use prefixed::Prefixed;
+pub use wide::Wide;

@@ -12,8 +12,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// Bytes of each direction that may be on their way.
-const BUFFER: usize = 16 * 1024;
+use super::stock;
+
+/// Bytes that wait for a receiver that takes none are kept in no more memory than this beyond themselves.
+const SPARE: usize = 16 * 1024;
 /// Turns before other tasks get theirs.
 const TURNS: usize = 32;
 
@@ -85,6 +87,7 @@ impl Way {
         for _ in 0..TURNS {
             if self.begin < self.end {
                 if self.poll_write(cx, to)?.is_pending() {
+                    self.shrink();
                     return Ok(Poll::Pending);
                 }
                 continue;
@@ -96,7 +99,7 @@ impl Way {
                         if self.state == WayState::Unflushed && Pin::new(&mut *to).poll_flush(cx)?.is_ready() {
                             self.state = WayState::Open;
                         }
-                        self.buffer = None;
+                        self.give_back();
                         return Ok(Poll::Pending);
                     }
                 },
@@ -113,17 +116,37 @@ impl Way {
     }
 
     fn poll_read<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, from: &mut R) -> io::Result<Poll<()>> {
-        let space = self.buffer.get_or_insert_with(|| vec![0; BUFFER].into());
+        if self.buffer.as_ref().is_some_and(|buffer| buffer.len() < stock::SIZE) {
+            self.buffer = None;
+        }
+        let space = self.buffer.get_or_insert_with(stock::take);
         let mut buffer = ReadBuf::new(space);
         if Pin::new(from).poll_read(cx, &mut buffer)?.is_pending() {
             return Ok(Poll::Pending);
         }
         (self.begin, self.end) = (0, buffer.filled().len());
         if self.end == 0 {
-            self.buffer = None;
+            self.give_back();
             self.state = WayState::Closing;
         }
         Ok(Poll::Ready(()))
+    }
+
+    fn give_back(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            stock::give(buffer);
+        }
+    }
+
+    /// Little that waits, perhaps for long, needs no large buffer.
+    fn shrink(&mut self) {
+        if self.end - self.begin + SPARE < stock::SIZE
+            && let Some(buffer) = self.buffer.take_if(|buffer| buffer.len() == stock::SIZE)
+        {
+            self.buffer = buffer.get(self.begin..self.end).map(Box::from);
+            (self.begin, self.end) = (0, self.end - self.begin);
+            stock::give(buffer);
+        }
     }
 
     fn poll_write<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> io::Result<Poll<()>> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ::metrics::{Counter, Label};
+use bytes::Bytes;
 use mesh_api::{spiffe::SpiffeId, sys::Stream, tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -17,7 +18,12 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Dialer, SendError};
-use crate::{fault::Code, l4::rest, l7::mux::ByteStream, telemetry::Telemetry};
+use crate::{
+    fault::Code,
+    l4::{Wide, rest},
+    l7::mux::ByteStream,
+    telemetry::Telemetry,
+};
 
 /// Handshakes, by how they ended.
 #[derive(Clone, Debug)]
@@ -89,12 +95,12 @@ pub async fn mutual(
     address: SocketAddr,
     identity: &SpiffeId,
     alpn: &[&[u8]],
-) -> Result<TlsStream<Stream>, SendError> {
+) -> Result<TlsStream<Wide<Stream>>, SendError> {
     let config = tls::client_config(&dialer.keeper, dialer.sys.clock, identity.clone(), alpn)
         .map_err(|error| SendError::new(Code::PeerRefused, "TLS is not available", true, error))?;
     let connecting = async {
         let stream = dialer.sys.net.connect(address).await.map_err(not_connected)?;
-        TlsConnector::from(config).connect(tls::no_name(), stream).await.map_err(|error| {
+        TlsConnector::from(config).connect(tls::no_name(), Wide::new(Bytes::new(), stream)).await.map_err(|error| {
             dialer.handshakes.count(&error);
             not_trusted(error)
         })
@@ -137,7 +143,7 @@ pub enum Tunnelled {
     /// Plain.
     Plain(Stream),
     /// Over mutual TLS.
-    Mutual(Box<TlsStream<Stream>>),
+    Mutual(Box<TlsStream<Wide<Stream>>>),
     /// A stream of the connection that there is to a sidecar.
     Stream(ByteStream),
 }

@@ -45,17 +45,23 @@ fn broken(over: Over) -> io::Error {
 
 impl AsyncRead for ByteStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.left.is_empty() {
-            match std::task::ready!(self.receive.poll_next(cx)) {
-                Ok(Next::Data(data, _)) => self.left = data,
-                // Such a stream has no trailers; they end it.
-                Ok(Next::End | Next::Trailers(_)) => return Poll::Ready(Ok(())),
-                Err(over) => return Poll::Ready(Err(broken(over))),
+        // All that is there: who passes it on does so in few calls.
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            if self.left.is_empty() {
+                match self.receive.poll_next(cx) {
+                    Poll::Ready(Ok(Next::Data(data, _))) => self.left = data,
+                    _ if buf.filled().len() > before => break,
+                    Poll::Pending => return Poll::Pending,
+                    // Such a stream has no trailers; they end it.
+                    Poll::Ready(Ok(Next::End | Next::Trailers(_))) => break,
+                    Poll::Ready(Err(over)) => return Poll::Ready(Err(broken(over))),
+                }
             }
+            let some = self.left.len().min(buf.remaining());
+            buf.put_slice(self.left.get(..some).unwrap_or_default());
+            self.left.advance(some);
         }
-        let some = self.left.len().min(buf.remaining());
-        buf.put_slice(self.left.get(..some).unwrap_or_default());
-        self.left.advance(some);
         if self.left.is_empty() {
             // It keeps the buffer alive that it came in.
             self.left = Bytes::new();
