@@ -93,7 +93,7 @@ impl Outbound {
             Seen::Closed => {}
             Seen::Http1(prefix) => {
                 destination.current().edge(&self.worker, "http1", None).count_connection(&self.worker.telemetry);
-                self.serve_http1(stream, prefix, destination).await;
+                Box::pin(self.serve_http1(stream, prefix, destination)).await;
             }
             Seen::Http2(prefix) => {
                 destination.current().edge(&self.worker, "http2", None).count_connection(&self.worker.telemetry);

@@ -80,7 +80,7 @@ pub struct Upstream {
     dialer: Rc<Dialer>,
     address: SocketAddr,
     identity: Option<SpiffeId>,
-    /// One, unless more streams are open than one can carry.
+    /// One, unless more streams are open than one can carry, or one carries bulk.
     links: RefCell<Vec<Rc<Link>>>,
     pool: Rc<Pool>,
 }
@@ -93,11 +93,13 @@ impl Upstream {
         Self { dialer: Rc::clone(dialer), address, identity, links, pool: Pool::new(dialer, address) }
     }
 
-    /// The first link that has room; where none has, another, as long as they are few.
+    /// The first link that has room and carries no bulk: a loss on a connection stops all that it carries, and what is long is
+    /// before what is short in every buffer on the way. Where there is none, another, as long as they are few.
     fn link(&self) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        let free = links.iter().find(|link| link.has_room()).or(links.get(MAX_LINKS - 1));
-        if let Some(link) = free {
+        let free = links.iter().find(|link| link.has_room() && !link.has_bulk());
+        let full = || links.get(MAX_LINKS - 1).map(|last| links.iter().find(|link| link.has_room()).unwrap_or(last));
+        if let Some(link) = free.or_else(full) {
             return Rc::clone(link);
         }
         let link = Link::new(&self.dialer, self.address, self.identity.clone());
@@ -140,10 +142,7 @@ impl Upstream {
         let Some(identity) = &self.identity else {
             return dial::plain(&self.dialer, self.address).await.map(dial::Tunnelled::Plain);
         };
-        let link = self.links.borrow().first().map(Rc::clone);
-        if let Some(link) = link
-            && let Some(stream) = link.bytes().await?
-        {
+        if let Some(stream) = self.link().bytes().await? {
             return Ok(dial::Tunnelled::Stream(stream));
         }
         let alpn = [mesh_api::names::ALPN_MESH_TCP];

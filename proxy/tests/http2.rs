@@ -241,6 +241,33 @@ async fn e08_readers_that_do_not_read_stall_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_has_a_connection_of_its_own() {
+    let app = h2_app(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+        let mut stream = respond.send_response(bare(200), false).unwrap();
+        match request.uri().path() {
+            "/bulk" => while send_all(&mut stream, text(0, PIECE), false).await.is_ok() {},
+            _ => stream.send_data("quick".into(), true).unwrap(),
+        }
+    })
+    .await;
+    let pair = pair(app).await;
+    let mut client = h2_client(pair.entry).await;
+    let (response, _) = client.send_request(request("GET", "/bulk"), true).unwrap();
+    let mut bulk = within(response).await.unwrap().into_body();
+    let mut read = 0;
+    while read < 4 << 20 {
+        let data = within(bulk.data()).await.unwrap().unwrap();
+        read += data.len();
+        bulk.flow_control().release_capacity(data.len()).unwrap();
+    }
+    for connections in [2.0, 2.0] {
+        assert_eq!(fetch(&client, request("GET", "/quick")).await.unwrap().body, b"quick");
+        let handshakes = pair.client.metric(&["mesh_tls_handshakes_total", "client", "\"ok\""]).await;
+        assert_eq!(handshakes, Some(connections));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g27_answers_without_a_body_keep_the_length_they_tell_of() {
     let app = h2_app(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
         let code = request.uri().path().trim_start_matches('/').parse().unwrap();

@@ -40,7 +40,8 @@ where
     if let Err(fault) = state.authorize(arrival, None) {
         return refuse(worker, &client, arrival, &fault);
     }
-    match app.connect().await {
+    // What it takes to connect is gone before anything is carried.
+    match Box::pin(app.connect()).await {
         Ok(server) => between(worker, client, server, arrival, state).await,
         Err(error) => refuse(worker, &client, arrival, &error.fault),
     }

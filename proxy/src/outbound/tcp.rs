@@ -70,7 +70,8 @@ fn choose(destination: &Destination, excluded: Option<SocketAddr>) -> Option<Pic
 
 /// Carries a connection whose first bytes are `prefix`.
 pub(super) async fn carry(worker: &Worker, destination: &Rc<Destination>, stream: Stream, prefix: Bytes) {
-    match dial(Rc::clone(destination)).await {
+    // What it takes to connect is gone before anything is carried.
+    match Box::pin(dial(Rc::clone(destination))).await {
         Ok(dialled) => {
             count(worker, destination, &dialled);
             between(worker, Direction::Outbound, Prefixed::new(prefix, stream), dialled.io).await;

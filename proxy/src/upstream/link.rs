@@ -164,6 +164,14 @@ impl Link {
         self.streams.borrow().open() + self.pending.get() < limit
     }
 
+    /// True where a stream carries bulk.
+    pub(super) fn has_bulk(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Up(Sender::Mux(sender)) => sender.has_bulk(),
+            _ => false,
+        }
+    }
+
     /// A place for one stream. Waits for the connection, and for a free stream on it, in bounded number and time.
     pub(super) async fn ready(self: &Rc<Self>) -> Result<Ready, SendError> {
         if self.pending.get() >= self.dialer.max_pending {

@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, request::Parts};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, interval_at, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     fields::{self, FieldsError},
     frame,
     halves::{Receive, Sending, halves},
-    state::{Broken, Over, Shared, Side, State},
+    state::{Broken, Over, Shared, Side, State, keep_time},
 };
 use crate::l7::{
     h1::take_map,
@@ -106,9 +106,9 @@ where
     let every = limits.ping_interval;
     let sender = Sender(Rc::new(Owner(Rc::clone(&shared))));
     let drive = async move {
-        let mut looks = interval_at(Instant::now() + every, every);
+        keep_time(&shared, every);
         std::future::poll_fn(|cx| {
-            while looks.poll_tick(cx).is_ready() {
+            if driver.is_due() {
                 shared.borrow_mut().look()?;
                 driver.rest();
             }
@@ -131,6 +131,12 @@ impl Sender {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.0.borrow().is_open()
+    }
+
+    /// True where a stream carries bulk, which others would share the connection with.
+    #[must_use]
+    pub fn has_bulk(&self) -> bool {
+        self.0.0.borrow().has_bulk()
     }
 
     /// Sends a request; its body goes on by itself while the response is awaited and read. The stream keeps its `slot` as long

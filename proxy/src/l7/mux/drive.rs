@@ -45,7 +45,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         Self { io, shared, input: BytesMut::new(), read: READ, unflushed: false, closed: false }
     }
 
-    /// Nothing moves: memory is given back.
+    /// True once after each interval.
+    pub(super) fn is_due(&self) -> bool {
+        self.shared.borrow_mut().is_due()
+    }
+
+    /// Memory that nothing is in is given back.
     pub(super) fn rest(&mut self) {
         if self.input.is_empty() {
             (self.input, self.read) = (BytesMut::new(), READ);

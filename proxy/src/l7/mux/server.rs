@@ -6,10 +6,7 @@ use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, interval_at},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Limits,
@@ -19,7 +16,7 @@ use super::{
     fields::{self, FieldsError},
     frame,
     halves::{Send, Sending, halves},
-    state::{Arrived, Broken, Shared, Side, State},
+    state::{Arrived, Broken, Shared, Side, State, keep_time},
 };
 use crate::{
     l7::{
@@ -60,8 +57,7 @@ where
 {
     let shared = Rc::new(RefCell::new(State::new(Side::Server, limits)));
     let mut driver = Driver::new(io, Rc::clone(&shared));
-    let every = limits.ping_interval;
-    let mut looks = interval_at(Instant::now() + every, every);
+    keep_time(&shared, limits.ping_interval);
     let mut drain = pin!(drain);
     let (mut draining, mut idle) = (false, 0);
     std::future::poll_fn(|cx| {
@@ -69,7 +65,7 @@ where
             draining = true;
             shared.borrow_mut().go_away();
         }
-        while looks.poll_tick(cx).is_ready() {
+        if driver.is_due() {
             let mut state = shared.borrow_mut();
             state.look()?;
             idle = if state.has_streams() { 0 } else { idle + 1 };

@@ -77,6 +77,8 @@ pub(super) struct State {
     streams: IdMap<Stream>,
     /// Of them, those of bytes.
     byte_streams: usize,
+    /// Of them, those that carry bulk.
+    bulk: usize,
     pub(super) outgoing: Outgoing,
     driver: Option<Waker>,
     /// The driver was woken and has not been here since.
@@ -90,6 +92,8 @@ pub(super) struct State {
     peer_streams: Option<u32>,
     /// No stream will be opened any more: one of the two sides said so, or nobody is left who could.
     leaving: bool,
+    /// It is time to look.
+    due: bool,
     /// Something was heard of the peer since it was looked.
     heard: bool,
     asked: bool,
@@ -97,6 +101,24 @@ pub(super) struct State {
     asked_at: Option<Instant>,
     round_trip: Option<Duration>,
     broken: Option<Broken>,
+}
+
+/// Tells a connection's driver in intervals that it is time to look: a clock that the driver asked itself would cost it more than
+/// all that it does.
+pub(super) fn keep_time(shared: &Shared, every: Duration) {
+    let weak = Rc::downgrade(shared);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(every).await;
+            let Some(shared) = weak.upgrade() else { return };
+            let mut state = shared.borrow_mut();
+            if state.broken.is_some() {
+                return;
+            }
+            state.due = true;
+            state.wake_driver();
+        }
+    });
 }
 
 impl State {
@@ -113,6 +135,7 @@ impl State {
             limits: limits.clone(),
             streams: IdMap::default(),
             byte_streams: 0,
+            bulk: 0,
             outgoing,
             driver: None,
             woken: false,
@@ -121,6 +144,7 @@ impl State {
             taken: 0,
             peer_streams: None,
             leaving: false,
+            due: false,
             heard: false,
             asked: false,
             asked_at: None,
@@ -158,6 +182,16 @@ impl State {
     /// True where all has been said.
     pub(super) fn is_over(&self) -> bool {
         self.leaving && self.streams.is_empty()
+    }
+
+    /// True where a stream carries bulk: whoever is in a hurry does better on another connection.
+    pub(super) fn has_bulk(&self) -> bool {
+        self.bulk > 0
+    }
+
+    fn moved(&mut self, id: u32, bytes: usize) {
+        let becomes_bulk = self.streams.get_mut(&id).is_some_and(|stream| stream.moves(bytes));
+        self.bulk += usize::from(becomes_bulk);
     }
 
     pub(super) fn has_streams(&self) -> bool {
@@ -216,6 +250,11 @@ impl State {
     fn control(&mut self, stream: u32, kind: Kind) {
         self.outgoing.control(&Frame { stream, end: false, kind });
         self.wake_driver();
+    }
+
+    /// True once after each interval.
+    pub(super) fn is_due(&mut self) -> bool {
+        std::mem::take(&mut self.due)
     }
 
     /// To be called in intervals: asks for a sign of life.
@@ -288,6 +327,7 @@ impl State {
 
     /// Sends a part of a body.
     pub(super) fn send_data(&mut self, id: u32, bytes: Bytes, end: bool) {
+        self.moved(id, bytes.len());
         let written = self.outgoing.data(id, bytes, end);
         self.sent(id, end, written);
     }
@@ -295,6 +335,7 @@ impl State {
     /// Sends a part of a stream of bytes; answers how much of it was taken.
     pub(super) fn send_bytes(&mut self, id: u32, bytes: &[u8]) -> usize {
         let taken = self.outgoing.bytes(id, bytes);
+        self.moved(id, taken);
         self.wake_driver();
         taken
     }
@@ -357,8 +398,9 @@ impl State {
             self.control(id, Kind::Reset(Reason::NO_ERROR.into()));
         }
         if gone && done {
-            if self.streams.remove(&id).is_some_and(|stream| stream.bytes) {
-                self.byte_streams -= 1;
+            if let Some(stream) = self.streams.remove(&id) {
+                self.byte_streams -= usize::from(stream.bytes);
+                self.bulk -= usize::from(stream.is_bulk());
             }
             self.outgoing.close(id);
             if self.leaving {

@@ -85,8 +85,10 @@ impl State {
         if stream.receive_gone {
             self.give_connection(bytes.len());
         } else {
+            let becomes_bulk = stream.moves(bytes.len());
             stream.push(bytes);
             stream.wake_reader();
+            self.bulk += usize::from(becomes_bulk);
         }
         if end {
             self.settle(id);

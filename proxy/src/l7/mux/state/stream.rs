@@ -12,6 +12,8 @@ use super::Broken;
 /// buffer that it came in.
 const SMALL: usize = 2048;
 
+/// A stream that has carried so much is bulk.
+const BULK: usize = 1024 * 1024;
 /// The largest window of one stream.
 const LARGEST: u32 = 8 * 1024 * 1024;
 
@@ -47,6 +49,8 @@ pub(in crate::l7::mux) struct Stream {
     /// All that the peer may send before it is told more; and when it was told last.
     size: u32,
     told: Option<Instant>,
+    /// Bytes of bodies that it has carried, both ways.
+    moved: usize,
     /// It carries bytes without a head.
     pub(super) bytes: bool,
     /// The peer has said all.
@@ -70,6 +74,17 @@ pub(super) fn remember(slot: &mut Option<Waker>, waker: &Waker) {
 impl Stream {
     pub(super) fn new(window: u32) -> Self {
         Self { window, size: window, ..Self::default() }
+    }
+
+    /// It carries so much more; true where it becomes bulk by it.
+    pub(super) fn moves(&mut self, bytes: usize) -> bool {
+        let before = self.is_bulk();
+        self.moved = self.moved.saturating_add(bytes);
+        self.is_bulk() && !before
+    }
+
+    pub(super) fn is_bulk(&self) -> bool {
+        self.moved >= BULK
     }
 
     /// Keeps a piece of a body.
