@@ -134,7 +134,8 @@ where
             Err(NoHead::Failed(error)) => return Err(ServeError::Io(error)),
         };
         server.requests = server.requests.saturating_add(1);
-        match server.exchange(head, &service).await? {
+        // On the heap, for as long as it takes: most connections wait for their next request.
+        match Box::pin(server.exchange(head, &service)).await? {
             After::Next => {}
             After::Close => return server.shut().await,
             After::Linger => return server.linger().await,
