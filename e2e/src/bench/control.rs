@@ -6,7 +6,8 @@
 //!   processor 0           processor 1                                      processor 0
 //! ```
 //! Floors within: `report` on `figures`, which judge what `growth`, `authority` and `launch` measure; these stand on `fleet`
-//! and `plane`, and those on `apiserver`, `store` and `plan`.
+//! and `plane`, and those on `apiserver`, `store`,
+//! `objects` and `plan`.
 
 pub mod apiserver;
 pub mod authority;
@@ -14,6 +15,7 @@ pub mod figures;
 pub mod fleet;
 pub mod growth;
 pub mod launch;
+pub mod objects;
 pub mod plan;
 pub mod plane;
 pub mod report;

@@ -72,7 +72,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
         services: given(&arguments.services, if quick { &[100, 1000] } else { &[100, 1000, 10_000] }),
         proxies: given(&arguments.proxies, if quick { &[10, 100] } else { &[10, 100, 1000] }),
         per_namespace: arguments.per_namespace.max(1),
-        changes: arguments.changes.unwrap_or(if quick { 60 } else { 120 }),
+        changes: arguments.changes.unwrap_or(if quick { 24 } else { 60 }),
     };
     sizes.services.sort_unstable();
     sizes.proxies.sort_unstable();

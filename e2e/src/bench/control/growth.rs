@@ -21,8 +21,8 @@ use crate::bench::{
     figures::Figure,
 };
 
-/// From one change to the next: ten each second.
-const PACE: Duration = Duration::from_millis(100);
+/// From one change to the next: four each second, so that what is done once a second because something changed counts.
+const PACE: Duration = Duration::from_millis(250);
 /// The same for changes that nobody is told about.
 const QUICK_PACE: Duration = Duration::from_millis(10);
 /// After the last proxy has acknowledged, until the controller has read that.
@@ -43,7 +43,7 @@ pub struct Sizes {
     pub proxies: Vec<usize>,
     /// Services of each namespace.
     pub per_namespace: usize,
-    /// Changes in each case; at ten each second they should last for longer than what the controller does now and then.
+    /// Changes in each case; at four each second they should last for longer than what the controller does now and then.
     pub changes: usize,
 }
 
@@ -198,7 +198,7 @@ async fn unused(store: &Store, plan: &Plan, pid: u32, fleet: &mut Fleet, changes
         store.change(kind, number);
         sleep(QUICK_PACE).await;
     }
-    sleep(PACE).await;
+    sleep(QUICK_PACE * 10).await;
     ensure!(fleet.drain() == 0, "proxies were told of a service that they do not use");
     Ok((cost(pid)?.total_ns - before) as f64 / 1e3 / changes.max(1) as f64)
 }

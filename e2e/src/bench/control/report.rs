@@ -128,12 +128,17 @@ impl Outcome {
 
     fn others(&self) -> Vec<Vec<String>> {
         let (rate, burst, launch) = (&self.rate, &self.burst, &self.launch);
+        let failures = match burst.failures {
+            0 => "0".to_owned(),
+            failures => format!("{failures} ({})", burst.reason),
+        };
         let all = [
             ("certificates each second, one processor", format!("{:.0}", rate.per_second)),
             ("  CPU us for one", format!("{:.0}", rate.cpu_us)),
             ("  share of the processor that the authority had, %", format!("{:.0}", rate.busy * 100.0)),
             ("members that ask at once, each over a new connection", burst.members.to_string()),
-            ("  answered", format!("{} ({} tries failed before)", burst.answered, burst.failures)),
+            ("  answered", burst.answered.to_string()),
+            ("  tries that failed before", failures),
             ("  p50 and p99, ms", format!("{:.0} and {:.0}", burst.p50_ms, burst.p99_ms)),
             ("  to the last one, ms", format!("{:.0}", burst.last_ms)),
             ("  CPU us for one, handshake included", format!("{:.0}", burst.cpu_us)),

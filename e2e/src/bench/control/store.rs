@@ -8,7 +8,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::plan::{Kind, Plan, State};
+use super::{
+    objects::State,
+    plan::{Kind, Plan},
+};
 
 /// Version of everything that was there at the start.
 const FIRST: u64 = 1000;
