@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 QUICK ?=
 
-.PHONY: help demo test e2e bench cluster-up cluster-down cluster-shell setup build release images docs fmt
+.PHONY: help demo test e2e bench bench-control cluster-up cluster-down cluster-shell setup build release images docs fmt
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ bench: ## this mesh beside HAProxy and nginx on this machine, as root (QUICK=1 t
 	scripts/images.sh
 	$(CARGO) build --quiet -p mesh-e2e --bins
 	target/debug/mesh-bench $(if $(QUICK),--quick) $(ARGS)
+
+bench-control: ## the control plane as the mesh grows (QUICK=1 takes about a minute; ARGS="--services 100,1000 --proxies 10")
+	scripts/images.sh
+	$(CARGO) build --quiet -p mesh-e2e --bins
+	target/debug/mesh-bench-control $(if $(QUICK),--quick) $(ARGS)
 
 cluster-up: ## a real Kubernetes on this machine, as root (ARGS="--nodes 2")
 	$(CARGO) run --quiet -p mesh-e2e --bin mesh-cluster -- up $(ARGS)

@@ -4,6 +4,7 @@
 //! The order in which objects come does not matter: the index depends on the set of objects alone. The one exception
 //! is wanted: an object that turns bad keeps its last good state in force, so for such an object history counts.
 
+mod bearing;
 mod dirty;
 mod namespaced;
 mod query;
@@ -44,7 +45,7 @@ pub struct Settings {
 /// What is known of one object.
 #[derive(Clone, Debug, Default)]
 struct Standing {
-    /// Counts changes of the spec, where somebody counts.
+    /// Counts changes of the spec, where somebody asks for it.
     generation: Option<i64>,
     /// A good state of it is in force.
     good: bool,
@@ -117,7 +118,7 @@ impl Index {
         let Translated { verdict, problems } = translate(resource, &self.settings.trust_domain);
         let is_new = !self.standings.contains_key(&object);
         let standing = self.standings.entry(object.clone()).or_default();
-        let generation = resource.metadata().generation;
+        let generation = resource.metadata().generation.filter(|_| bearing::counts_generations(&object.kind));
         if is_new || standing.problems != problems || standing.generation != generation {
             (standing.problems, standing.generation) = (problems, generation);
             self.edition += 1;
@@ -176,6 +177,7 @@ impl Index {
                 let part = part.and_then(|part| if let Part::Authorization(part) = part { Some(part) } else { None });
                 let new = part.as_ref().map(|part| part.targets.clone());
                 if self.authorizations.get(namespace, name) != part.as_ref() {
+                    self.edition += 1;
                     let old = self.authorizations.set(namespace, name, part);
                     self.mark_targets(namespace, old.map(|old| old.targets), new, &mut dirty);
                 }
@@ -184,6 +186,7 @@ impl Index {
                 let part = part.and_then(|part| if let Part::Transport(part) = part { Some(part) } else { None });
                 let new = part.as_ref().map(|part| part.targets.clone());
                 if self.transports.get(namespace, name) != part.as_ref() {
+                    self.edition += 1;
                     let old = self.transports.set(namespace, name, part);
                     self.mark_targets(namespace, old.map(|old| old.targets), new, &mut dirty);
                 }
@@ -197,6 +200,7 @@ impl Index {
         if self.services.get(&id.namespace, &id.name) == new.as_ref() {
             return;
         }
+        self.edition += 1;
         self.mark_service_and_members(id, dirty);
         let members: BTreeSet<Name> = match &new {
             None => BTreeSet::new(),
@@ -283,9 +287,11 @@ impl Index {
     }
 
     fn put_workload(&mut self, id: &WorkloadId, new: Option<Workload>, dirty: &mut Dirty) {
-        if self.workloads.get(&id.namespace, &id.name) == new.as_ref() {
+        let old = self.workloads.get(&id.namespace, &id.name);
+        if old == new.as_ref() {
             return;
         }
+        self.edition += u64::from(bearing::bears(old, new.as_ref()));
         self.mark_workload_and_services(id, dirty);
         let services: BTreeSet<Name> = match &new {
             None => BTreeSet::new(),
@@ -318,6 +324,7 @@ impl Index {
         if self.routes.get(&id.0, &id.1) == new.as_ref() {
             return;
         }
+        self.edition += 1;
         for parent in new.iter().flat_map(|route| &route.parents) {
             self.routes_on.add(&parent.service, id.clone());
             self.mark_service(&parent.service, dirty);

@@ -6,17 +6,19 @@
 //!   load ─> 10.212.9.9 ─(redirected)─> outbound ══ mutual TLS 1.3 ══> inbound ─> application
 //!   processor 0                        processor 1            processor 1         processor 0
 //! ```
-//! Floors within: `report` and `chart` on `figures`; `trial` and `memory` on `arena`, which stands on `member`, `chain`,
+//! Floors within: `report` and `chart` on `page` and `figures`; `trial` and `memory` on `arena`, which stands on `member`, `chain`,
 //! `certs` and `cost`.
 
 pub mod arena;
 pub mod certs;
 pub mod chain;
 pub mod chart;
+pub mod control;
 pub mod cost;
 pub mod figures;
 pub mod member;
 pub mod memory;
+pub mod page;
 pub mod report;
 pub mod trial;
 

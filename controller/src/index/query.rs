@@ -157,13 +157,14 @@ impl Index {
             .map(|(namespace, name, service)| (ServiceId { namespace: namespace.clone(), name: name.clone() }, service))
     }
 
-    /// Grows whenever an answer, or what is wrong, may be another than before.
+    /// Grows whenever what is wrong, or how many objects there are, may be another than before; not for endpoints that
+    /// come and go.
     #[must_use]
     pub fn edition(&self) -> u64 {
         self.edition
     }
 
-    /// Which generation of an object was looked at last; `None` for one that is not there, or where nobody counts.
+    /// Which generation of an object was looked at last; `None` for one that is not there, or has no status.
     #[must_use]
     pub fn generation(&self, object: &ObjectRef) -> Option<i64> {
         self.standings.get(object)?.generation

@@ -231,7 +231,9 @@ proptest! {
     fn what_changed_is_dirty_and_what_repeats_is_not(steps in steps(25)) {
         let mut index = Index::new(settings());
         let mut before = answers(&index);
+        let mut wrong = (review(&index), index.counts());
         for step in &steps {
+            let edition = index.edition();
             let dirty = match step {
                 Step::Apply(object) => index.apply(object),
                 Step::Delete(object) => index.delete(object),
@@ -240,11 +242,15 @@ proptest! {
             for (topic, answer) in &after {
                 prop_assert!(before[topic] == *answer || dirty.contains(topic), "{:?} changed by {:?}", topic, step);
             }
+            let now = (review(&index), index.counts());
+            prop_assert!(now == wrong || index.edition() != edition, "unseen: {:?}", step);
+            wrong = now;
+            let edition = index.edition();
             let again = match step {
                 Step::Apply(object) => index.apply(object),
                 Step::Delete(object) => index.delete(object),
             };
-            prop_assert!(again.is_empty(), "{:?}", again);
+            prop_assert!(again.is_empty() && index.edition() == edition, "{:?}", again);
             before = after;
         }
     }

@@ -151,7 +151,7 @@ impl Hub {
         self.telemetry.commit_duration.record(started.elapsed());
     }
 
-    /// Grows with every commit that changed anything.
+    /// Grows with every commit after which something else may be wrong, or there may be more or fewer objects.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Relaxed)

@@ -168,7 +168,8 @@ mod tests {
     fn a_busy_process_costs_something_and_its_children_count() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", "sh -c 'while :; do :; done' & wait"]);
+        // The child ends with its parent: nobody else would end it.
+        command.args(["-c", "sh -c 'while kill -0 $PPID 2> /dev/null; do :; done' & wait"]);
         let busy = Process::start("busy", &command, dir.path()).unwrap();
         let before = cost(busy.pid()).unwrap();
         std::thread::sleep(Duration::from_millis(300));

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{
     arena::Processors,
     cost::Cost,
-    figures::{Figure, Measure, RATIOS, figures, ratios},
+    figures::{Measure, RATIOS, figures, ratios},
     memory::Memory,
+    page::{spread, table},
     trial::{About, Sample, Trial},
 };
 
@@ -51,6 +52,21 @@ impl Machine {
             stolen: 0.0,
             ticks: ticks()?,
         })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!(
+            "{} ({} processors; {}), kernel {}; load average {:.1} before, {:.1} after; {:.1} % of the time stolen.\n",
+            self.processor,
+            self.processors,
+            self.pinned,
+            self.kernel,
+            self.load_average[0],
+            self.load_average[1],
+            self.stolen * 100.0
+        )
     }
 
     /// Looks again, after them.
@@ -144,18 +160,7 @@ impl Outcome {
     }
 
     fn write(&self, text: &mut String) {
-        let machine = &self.machine;
-        let _ = writeln!(
-            text,
-            "{} ({} processors; {}), kernel {}; load average {:.1} before, {:.1} after; {:.1} % of the time stolen.\n",
-            machine.processor,
-            machine.processors,
-            machine.pinned,
-            machine.kernel,
-            machine.load_average[0],
-            machine.load_average[1],
-            machine.stolen * 100.0
-        );
+        let _ = writeln!(text, "{}", self.machine.line());
         self.write_runs(text);
         self.write_ratios(text);
         self.write_memory(text);
@@ -288,55 +293,5 @@ impl Outcome {
             ]);
         }
         table(text, &rows);
-    }
-}
-
-fn spread(figure: &Figure) -> String {
-    let short = |value: f64| match value.abs() {
-        large if large >= 100.0 => format!("{value:.0}"),
-        middle if middle >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    };
-    if figure.min == figure.max {
-        return short(figure.median);
-    }
-    format!("{} [{}..{}]", short(figure.median), short(figure.min), short(figure.max))
-}
-
-/// Rows of cells, aligned; the first is the head.
-fn table(text: &mut String, rows: &[Vec<String>]) {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0).max(3)).collect();
-    for (nth, row) in rows.iter().enumerate() {
-        let cells = widths.iter().enumerate().map(|(column, width)| {
-            let cell = row.get(column).map_or("", String::as_str);
-            format!("{cell:<width$}")
-        });
-        let _ = writeln!(text, "| {} |", cells.collect::<Vec<_>>().join(" | "));
-        if nth == 0 {
-            let rule = widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>();
-            let _ = writeln!(text, "| {} |", rule.join(" | "));
-        }
-    }
-    text.push('\n');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_align() {
-        let mut text = String::new();
-        table(&mut text, &[vec!["a".into(), "bb".into()], vec!["long".into()]]);
-        assert_eq!(text, "| a    | bb  |\n| ---- | --- |\n| long |     |\n\n");
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let figure = |median, min, max| Figure { median, min, max };
-        assert_eq!(spread(&figure(0.5, 0.5, 0.5)), "0.50");
-        assert_eq!(spread(&figure(1234.5, 99.0, 2000.4)), "1234 [99.0..2000]");
     }
 }

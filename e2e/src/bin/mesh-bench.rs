@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Parser;
 use mesh_e2e::{
-    bench::{self, Wish, arena, chart, report::Outcome},
+    bench::{self, Wish, arena, chart, page::replaced, report::Outcome},
     stage::stage,
 };
 
@@ -97,11 +97,9 @@ fn document(outcome: &Outcome) -> Result<()> {
     let docs = bench::chains_file().ancestors().nth(3).context("no repository")?.join("docs");
     let page = docs.join("benchmarks.md");
     let text = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
-    let (before, rest) = text.split_once(MARKS[0]).context("the page has lost its first mark")?;
-    let (_, after) = rest.split_once(MARKS[1]).context("the page has lost its second mark")?;
     let versions = outcome.versions.iter().map(|(_, title, version)| format!("- {title}: {version}\n"));
     let between = format!("{}\n{}", outcome.markdown(), versions.collect::<String>());
-    fs::write(&page, format!("{before}{}{between}{}{after}", MARKS[0], MARKS[1]))?;
+    fs::write(&page, replaced(&text, MARKS, &between)?)?;
     fs::write(docs.join("benchmarks.svg"), chart::svg(outcome))?;
     Ok(())
 }
