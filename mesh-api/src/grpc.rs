@@ -32,8 +32,9 @@ use crate::{
 
 /// A handshake takes at most this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at once; for each one more, the oldest is given up.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes at once; for each one more, the oldest is given up. As many as members may come at the same moment, when a ca or a
+/// controller starts anew: those that wait only for a processor must not make each other begin again.
+const MAX_HANDSHAKES: usize = 1024;
 /// Resolving, connecting and shaking hands take a client at most this long, however many addresses there are.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is asked for a sign of life this often.

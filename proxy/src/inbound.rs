@@ -297,6 +297,9 @@ impl mux::server::Service for Streams {
     /// Each is to the application what a connection is, and is counted and bounded as one.
     async fn carry(&self, stream: mux::ByteStream) {
         let Self { inbound, arrival, state, app, .. } = self;
+        if stream.is_over() {
+            return;
+        }
         let Some(_slot) = inbound.slots.try_take() else {
             return tcp::refuse(
                 &inbound.worker,

@@ -7,7 +7,11 @@ use std::{cell::RefCell, rc::Rc};
 
 use bytes::Buf;
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use http::{HeaderValue, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http::{
+    HeaderValue, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, UPGRADE},
+    request::Parts,
+};
 use http_body::Body as HttpBody;
 use tokio::{
     io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
@@ -83,6 +87,8 @@ impl Asked {
             return Body::Empty;
         }
         parts.headers.insert(&MESH_UPGRADE, self.protocol.clone());
+        // What is carried is not the request's body any more.
+        parts.headers.remove(CONTENT_LENGTH);
         let (sender, waiting) = oneshot::channel();
         if let Some((_, slot)) = self.caller.borrow_mut().as_mut() {
             *slot = Some(sender);

@@ -97,7 +97,7 @@ impl Upstream {
     /// before what is short in every buffer on the way. Where there is none, another, as long as they are few.
     fn link(&self) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        let free = links.iter().find(|link| link.has_room() && !link.has_bulk());
+        let free = links.iter().find(|link| link.has_room() && !link.is_busy());
         let full = || links.get(MAX_LINKS - 1).map(|last| links.iter().find(|link| link.has_room()).unwrap_or(last));
         if let Some(link) = free.or_else(full) {
             return Rc::clone(link);

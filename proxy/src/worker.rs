@@ -1,13 +1,6 @@
 //! What one worker thread has: the things that everything on it shares. Floor 5: imports `upstream`, `discovery`.
 
-use std::{
-    cell::RefCell,
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Poll, Waker},
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use ::metrics::{Counter, Gauge, Label};
 use mesh_api::{sys::Sys, tls::Keeper};
@@ -134,24 +127,12 @@ impl Worker {
         self.random.borrow_mut().fill_bytes(bytes);
     }
 
-    /// Completes when the proxy is at least in `phase`. A connection asks with each message: while nothing has changed, that
-    /// is one look.
+    /// Completes when the proxy is at least in `phase`.
     pub fn reached(&self, phase: Phase) -> impl Future<Output = ()> + use<> {
-        let (mut phases, mut seen) = (self.phase.clone(), self.phase.clone());
+        let mut phases = self.phase.clone();
         async move {
-            let mut waiting = pin!(phases.wait_for(|now| *now >= phase));
-            let mut known: Option<Waker> = None;
-            std::future::poll_fn(|cx| {
-                let registered = known.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
-                if registered && matches!(seen.has_changed(), Ok(false)) {
-                    return Poll::Pending;
-                }
-                seen.mark_unchanged();
-                known = Some(cx.waker().clone());
-                // The sender is gone: the proxy has stopped.
-                waiting.as_mut().poll(cx).map(drop)
-            })
-            .await;
+            // The sender is gone: the proxy has stopped.
+            let _ = phases.wait_for(|now| *now >= phase).await;
         }
     }
 }

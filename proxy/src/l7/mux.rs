@@ -31,8 +31,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Bytes of a body that a stream may send before we have taken them.
     pub stream_window: u32,
-    /// The same for all streams together. Many times what one may: readers that do not read must not use up what all others
-    /// need.
+    /// The same for all streams together. As much as all requests at once may: readers that do not read must not use up what all
+    /// others need.
     pub connection_window: u32,
     /// Streams at once.
     pub max_streams: u32,
@@ -46,7 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             stream_window: 256 * 1024,
-            connection_window: 64 * 1024 * 1024,
+            connection_window: 256 * 1024 * 1024,
             max_streams: 1024,
             ping_interval: Duration::from_secs(10),
             idle_intervals: 30,

@@ -164,10 +164,10 @@ impl Link {
         self.streams.borrow().open() + self.pending.get() < limit
     }
 
-    /// True where a stream carries bulk.
-    pub(super) fn has_bulk(&self) -> bool {
+    /// True where others do better on another connection.
+    pub(super) fn is_busy(&self) -> bool {
         match &*self.state.borrow() {
-            State::Up(Sender::Mux(sender)) => sender.has_bulk(),
+            State::Up(Sender::Mux(sender)) => sender.is_busy(),
             _ => false,
         }
     }

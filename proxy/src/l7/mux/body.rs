@@ -121,6 +121,7 @@ impl Incoming {
 
     /// The body must not be taken for what its head said.
     fn refuse(&mut self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
+        self.done = true;
         self.receive.reset(Reason::PROTOCOL_ERROR);
         Some(Err(error))
     }

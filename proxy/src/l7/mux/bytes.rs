@@ -30,6 +30,12 @@ impl ByteStream {
         Self { receive, send, left: Bytes::new() }
     }
 
+    /// True where the other side has broken it off.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.send.is_over()
+    }
+
     /// Breaks it off: the other side must not take what it has seen for all.
     pub fn reset(&self) {
         self.receive.reset(Reason::INTERNAL_ERROR);

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::{HeaderMap, Response, request::Parts};
+use http::{HeaderMap, Method, Response, StatusCode, request::Parts};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -23,10 +23,7 @@ use super::{
 };
 use crate::l7::{
     h1::take_map,
-    h2::{
-        ResetReason, Slot,
-        client::{content_length, expects_continue},
-    },
+    h2::{ResetReason, Slot, client::expects_continue},
 };
 
 /// How long a body is held back for the word that it is wanted.
@@ -110,7 +107,7 @@ where
         std::future::poll_fn(|cx| {
             if driver.is_due() {
                 shared.borrow_mut().look()?;
-                driver.rest();
+                driver.rest()?;
             }
             // A server begins nothing.
             driver.poll(cx, |_| {})
@@ -133,10 +130,10 @@ impl Sender {
         self.0.0.borrow().is_open()
     }
 
-    /// True where a stream carries bulk, which others would share the connection with.
+    /// True where a stream carries bulk, which others would share the connection with, or nothing more may be sent.
     #[must_use]
-    pub fn has_bulk(&self) -> bool {
-        self.0.0.borrow().has_bulk()
+    pub fn is_busy(&self) -> bool {
+        self.0.0.borrow().is_busy()
     }
 
     /// Sends a request; its body goes on by itself while the response is awaited and read. The stream keeps its `slot` as long
@@ -162,8 +159,12 @@ impl Sender {
             receive.poll_head(cx)
         });
         let (block, end) = answer.await?;
-        let response = head_of(block).inspect_err(|_| receive.reset(Reason::PROTOCOL_ERROR))?;
-        let length = content_length(response.headers());
+        let answer = head_of(block).inspect_err(|_| receive.reset(Reason::PROTOCOL_ERROR));
+        let (response, length) = answer?;
+        let may_lack_it = has_no_body(head, response.status());
+        if end && !may_lack_it && length.is_some_and(|length| length > 0) {
+            return Err(FieldsError::Invalid.into());
+        }
         Ok(response.map(|()| Incoming::new(receive, length, end).with(upload, slot)))
     }
 
@@ -218,12 +219,19 @@ fn target(head: &Parts) -> &[u8] {
     }
 }
 
-fn head_of(block: Bytes) -> Result<Response<()>, FieldsError> {
+/// True where an answer tells of a body that it does not bring (RFC 9110 section 8.6).
+fn has_no_body(request: &Parts, status: StatusCode) -> bool {
+    request.method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The head of an answer, and the length that it says its body has.
+fn head_of(block: Bytes) -> Result<(Response<()>, Option<u64>), FieldsError> {
     let mut headers: HeaderMap = take_map(16);
-    let status = fields::take_response(block, &mut headers);
+    let status = fields::take_response(block, &mut headers)?;
+    let length = fields::body_length(&mut headers)?;
     let mut response = Response::new(());
     *response.headers_mut() = headers;
-    *response.status_mut() = status?;
+    *response.status_mut() = status;
     *response.version_mut() = http::Version::HTTP_2;
-    Ok(response)
+    Ok((response, length))
 }

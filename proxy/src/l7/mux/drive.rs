@@ -31,6 +31,8 @@ pub(super) struct Driver<IO> {
     read: usize,
     unflushed: bool,
     closed: bool,
+    /// For a whole interval.
+    rested: bool,
 }
 
 impl<IO> Drop for Driver<IO> {
@@ -42,7 +44,7 @@ impl<IO> Drop for Driver<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     pub(super) fn new(io: IO, shared: Shared) -> Self {
-        Self { io, shared, input: BytesMut::new(), read: READ, unflushed: false, closed: false }
+        Self { io, shared, input: BytesMut::new(), read: READ, unflushed: false, closed: false, rested: false }
     }
 
     /// True once after each interval.
@@ -51,7 +53,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     /// Memory that nothing is in is given back.
-    pub(super) fn rest(&mut self) {
+    ///
+    /// # Errors
+    /// Where the peer does not close a connection on which all has been said.
+    pub(super) fn rest(&mut self) -> Result<(), Broken> {
+        if std::mem::replace(&mut self.rested, self.closed) {
+            return Err(Broken::Silent);
+        }
         if self.input.is_empty() {
             (self.input, self.read) = (BytesMut::new(), READ);
         }
@@ -60,6 +68,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         if out.is_empty() {
             *out = BytesMut::new();
         }
+        Ok(())
     }
 
     /// Ready when the connection is over: in good order, or broken, which all streams have then heard. Requests go to `begin`.
@@ -77,8 +86,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         // What was said before it went may be all that there was to say.
         let written = self.poll_output(cx);
         if gone.is_ready() {
-            let over = self.shared.borrow().is_over();
-            return Poll::Ready(if over { Ok(()) } else { Err(Broken::Closed) });
+            let complete = self.shared.borrow().is_complete();
+            return Poll::Ready(if complete { Ok(()) } else { Err(Broken::Closed) });
         }
         written
     }
@@ -125,6 +134,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut state = self.shared.borrow_mut();
         loop {
             state.fill(ENOUGH)?;
+            if self.closed {
+                // What came since has no answer: the peer has heard that this side has said all.
+                state.outgoing.out().clear();
+                return Poll::Pending;
+            }
             let out = state.outgoing.out();
             if out.is_empty() {
                 break;

@@ -227,6 +227,28 @@ pub fn take_fields(mut block: Bytes, fields: &mut HeaderMap) -> Result<(), Field
     if block.is_empty() { Ok(()) } else { Err(FieldsError::TooMany) }
 }
 
+/// The length that a head says its body has; said once from here on. One that is no number, or another each time, could be read in
+/// two ways.
+///
+/// # Errors
+/// [`FieldsError::Invalid`].
+pub fn body_length(fields: &mut HeaderMap) -> Result<Option<u64>, FieldsError> {
+    let mut said = fields.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = said.next() else { return Ok(None) };
+    let digits = length.as_bytes().iter().all(u8::is_ascii_digit);
+    let number = length.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
+    let number = number.ok_or(FieldsError::Invalid)?;
+    match said.next() {
+        None => {}
+        Some(second) if second == length && said.all(|other| other == length) => {
+            let once = length.clone();
+            fields.insert(header::CONTENT_LENGTH, once);
+        }
+        Some(_) => return Err(FieldsError::Invalid),
+    }
+    Ok(Some(number))
+}
+
 /// Fields of a connection mean nothing on a stream, and much to a server of HTTP/1 that they were passed on to (RFC 9113
 /// section 8.2.2).
 fn unknown_name(text: &[u8]) -> Result<HeaderName, FieldsError> {

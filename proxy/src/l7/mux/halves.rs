@@ -70,6 +70,10 @@ impl Receive {
         if let Some(over) = stream.over() {
             return Poll::Ready(Err(over.clone()));
         }
+        if stream.ended() {
+            // A body without a head.
+            return Poll::Ready(Err(Over::Reset(Reason::PROTOCOL_ERROR)));
+        }
         stream.read_by(cx.waker());
         Poll::Pending
     }
@@ -116,6 +120,10 @@ impl Send {
             }
             _ => Poll::Ready(()),
         }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.borrow_mut().stream(self.id).is_none_or(|stream| stream.over().is_some())
     }
 
     fn has_room(&self) -> bool {

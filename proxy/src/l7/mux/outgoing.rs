@@ -108,6 +108,12 @@ impl Outgoing {
         self.streams.remove(&stream).is_some_and(|stream| stream.begun)
     }
 
+    /// True where the connection has too little credit for anybody's body.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        (self.credit as usize) < ENOUGH
+    }
+
     /// False where a stream has as much waiting as it may.
     #[must_use]
     pub fn has_room(&self, stream: u32) -> bool {

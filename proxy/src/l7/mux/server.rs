@@ -21,10 +21,7 @@ use super::{
 use crate::{
     l7::{
         h1::{give_back_map, take_map},
-        h2::{
-            ResetReason,
-            client::{content_length, expects_continue},
-        },
+        h2::{ResetReason, client::expects_continue},
     },
     normal::check_raw_target,
 };
@@ -73,7 +70,7 @@ where
                 state.go_away();
             }
             drop(state);
-            driver.rest();
+            driver.rest()?;
         }
         driver.poll(cx, |arrived| begin(&shared, arrived, &service))
     })
@@ -94,8 +91,9 @@ fn begin<S: Service + 'static>(shared: &Shared, arrived: Arrived, service: &Rc<S
             tracing::debug!(%error, "a request of a sidecar is not valid");
             receive.reset(Reason::PROTOCOL_ERROR);
         }
-        Ok(head) => {
-            let length = content_length(head.headers());
+        // Whoever hears of a body that is not there might wait for it, or take the next request for it.
+        Ok((_, Some(1..))) if end => receive.reset(Reason::PROTOCOL_ERROR),
+        Ok((head, length)) => {
             let held = !end && expects_continue(head.headers());
             let request = head.map(|()| Incoming::new(receive, length, end).held(held));
             // On the heap before it is a task: a task is copied when it begins, and again when it ends.
@@ -104,27 +102,29 @@ fn begin<S: Service + 'static>(shared: &Shared, arrived: Arrived, service: &Rc<S
     }
 }
 
-fn head_of(block: Bytes) -> Result<Request<()>, FieldsError> {
+/// The head of a request, and the length that it says its body has.
+fn head_of(block: Bytes) -> Result<(Request<()>, Option<u64>), FieldsError> {
     let mut headers = take_map(16);
     let (method, target) = fields::take_request(block, &mut headers)?;
     // What the type for targets would drop or take.
     check_raw_target(&target).map_err(|_| FieldsError::Invalid)?;
+    let length = fields::body_length(&mut headers)?;
     let mut request = Request::new(());
     *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| FieldsError::Invalid)?;
     *request.method_mut() = method;
     *request.headers_mut() = headers;
     *request.version_mut() = http::Version::HTTP_2;
-    Ok(request)
+    Ok((request, length))
 }
 
 async fn stream<S: Service>(request: Request<Incoming>, send: Send, service: Rc<S>) {
     let asks_for_body = request.method() != Method::HEAD;
     let response = {
         let mut answering = pin!(service.answer(request));
-        std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            // The caller gave up: dropping the service's future cancels all that it does.
-            Poll::Pending => send.poll_over(cx).map(|()| None),
+        std::future::poll_fn(|cx| match send.poll_over(cx) {
+            // The caller gave up, perhaps before anything began: dropping the service's future cancels all that it does.
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => answering.as_mut().poll(cx).map(Some),
         })
         .await
     };

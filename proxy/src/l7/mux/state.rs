@@ -79,6 +79,8 @@ pub(super) struct State {
     byte_streams: usize,
     /// Of them, those that carry bulk.
     bulk: usize,
+    /// By how much windows of streams have grown, in all.
+    grown: u32,
     pub(super) outgoing: Outgoing,
     driver: Option<Waker>,
     /// The driver was woken and has not been here since.
@@ -92,6 +94,8 @@ pub(super) struct State {
     peer_streams: Option<u32>,
     /// No stream will be opened any more: one of the two sides said so, or nobody is left who could.
     leaving: bool,
+    /// The peer was asked to open no more streams; those that it opened before it heard of that are taken.
+    parting: bool,
     /// It is time to look.
     due: bool,
     /// Something was heard of the peer since it was looked.
@@ -136,6 +140,7 @@ impl State {
             streams: IdMap::default(),
             byte_streams: 0,
             bulk: 0,
+            grown: 0,
             outgoing,
             driver: None,
             woken: false,
@@ -144,6 +149,7 @@ impl State {
             taken: 0,
             peer_streams: None,
             leaving: false,
+            parting: false,
             due: false,
             heard: false,
             asked: false,
@@ -184,9 +190,15 @@ impl State {
         self.leaving && self.streams.is_empty()
     }
 
-    /// True where a stream carries bulk: whoever is in a hurry does better on another connection.
-    pub(super) fn has_bulk(&self) -> bool {
-        self.bulk > 0
+    /// True where no stream misses anything of what the peer has to say.
+    pub(super) fn is_complete(&self) -> bool {
+        self.streams.values().all(|stream| stream.ended() || stream.over().is_some())
+    }
+
+    /// True where a stream carries bulk, or readers that do not read have used up what all streams together may have on their
+    /// way: whoever is in a hurry does better on another connection.
+    pub(super) fn is_busy(&self) -> bool {
+        self.bulk > 0 || self.outgoing.is_starved() || self.window < FIRST.stream
     }
 
     fn moved(&mut self, id: u32, bytes: usize) {
@@ -238,9 +250,19 @@ impl State {
         self.wake_driver();
     }
 
-    /// The server takes no more streams, and says so.
+    /// The server wants no more streams, and says so. What crosses that on its way is still taken: only when the peer has heard
+    /// of it, the server takes no more (RFC 9113 section 6.8 does the same).
     pub(super) fn go_away(&mut self) {
-        if !self.leaving {
+        if !self.leaving && !self.parting {
+            self.parting = true;
+            self.control(0, Kind::GoAway(u32::MAX));
+            self.ask();
+        }
+    }
+
+    /// The peer has heard of it, or had the time to.
+    fn part(&mut self) {
+        if self.parting && !self.leaving {
             let last = self.last;
             self.control(0, Kind::GoAway(last));
             self.leave();
@@ -266,6 +288,7 @@ impl State {
             return Err(Broken::Silent);
         }
         (self.asked, self.heard) = (true, false);
+        self.part();
         self.ask();
         Ok(())
     }
@@ -401,6 +424,7 @@ impl State {
             if let Some(stream) = self.streams.remove(&id) {
                 self.byte_streams -= usize::from(stream.bytes);
                 self.bulk -= usize::from(stream.is_bulk());
+                self.grown = self.grown.saturating_sub(stream.grown(self.limits.stream_window));
             }
             self.outgoing.close(id);
             if self.leaving {
@@ -412,7 +436,15 @@ impl State {
     /// So much of what the peer sent was taken from a stream.
     pub(super) fn give(&mut self, id: u32, taken: usize) {
         let round_trip = self.round_trip;
-        let due = self.streams.get_mut(&id).and_then(|stream| stream.give(taken, round_trip));
+        // What grows must leave to others what they were promised.
+        let may_grow = self.grown < self.limits.connection_window / 4;
+        let initial = self.limits.stream_window;
+        let mut due = None;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let before = stream.grown(initial);
+            due = stream.give(taken, round_trip.filter(|_| may_grow));
+            self.grown += stream.grown(initial) - before;
+        }
         if let Some(due) = due {
             self.control(id, Kind::Credit(due));
             if self.asked_at.is_none() && round_trip.is_none() {

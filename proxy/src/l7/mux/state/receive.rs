@@ -19,7 +19,8 @@ impl State {
             Kind::Request(block) => return self.request(id, block, end),
             Kind::Response(block) => self.response(id, block, end)?,
             Kind::Trailers(block) => {
-                if let Some(stream) = self.known(id)? {
+                // What comes after a stream's end here is not its whole.
+                if let Some(stream) = self.known(id)?.filter(|stream| stream.over.is_none()) {
                     stream.receives()?;
                     stream.ended = true;
                     if !stream.receive_gone {
@@ -51,6 +52,7 @@ impl State {
             Kind::Ping(bytes) => self.control(0, Kind::Pong(bytes)),
             Kind::Pong(_) => {
                 self.round_trip = self.asked_at.take().map(|asked| asked.elapsed()).or(self.round_trip);
+                self.part();
             }
             Kind::GoAway(last) => self.peer_leaves(last),
             Kind::Hello { stream, connection, streams } => self.hello(stream, connection, streams)?,
@@ -135,7 +137,7 @@ impl State {
         if self.side == Side::Server {
             return Err(Broken::Rules("a client answers nothing"));
         }
-        let Some(stream) = self.known(id)? else { return Ok(()) };
+        let Some(stream) = self.known(id)?.filter(|stream| stream.over.is_none()) else { return Ok(()) };
         stream.receives()?;
         // The status is the first number of the block.
         let status = block.get(..2).map(|status| u16::from_be_bytes([status[0], status[1]])).unwrap_or_default();

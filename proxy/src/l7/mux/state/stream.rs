@@ -10,7 +10,7 @@ use super::Broken;
 
 /// Pieces of a body that are shorter than this are copied together while they wait: what is short must not keep alive the long
 /// buffer that it came in.
-const SMALL: usize = 2048;
+const SMALL: usize = 8 * 1024;
 
 /// A stream that has carried so much is bulk.
 const BULK: usize = 1024 * 1024;
@@ -92,9 +92,15 @@ impl Stream {
         if piece.is_empty() {
             return;
         }
-        if self.first.is_none() && self.pieces.is_empty() && self.tail.is_empty() {
+        if !self.has_data() {
             self.first = Some(piece);
-        } else if piece.len() < SMALL {
+            return;
+        }
+        if let Some(short) = self.first.take_if(|first| first.len() < SMALL) {
+            // It is the first of what waits: nothing of the rest is in `tail` yet, or it would be too.
+            self.tail = BytesMut::from(&short[..]);
+        }
+        if piece.len() < SMALL {
             self.tail.extend_from_slice(&piece);
         } else {
             if !self.tail.is_empty() {
@@ -176,6 +182,11 @@ impl Stream {
         if let Some(writer) = self.writer.take() {
             writer.wake();
         }
+    }
+
+    /// By how much its window has grown.
+    pub(super) fn grown(&self, initial: u32) -> u32 {
+        self.size.saturating_sub(initial)
     }
 
     /// So much was taken; answers what the peer is to be told. Where half of the window is taken in less than it takes the peer
