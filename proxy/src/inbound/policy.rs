@@ -83,13 +83,10 @@ impl PortState {
         Rc::clone(&self.compiled.borrow())
     }
 
-    /// Completes when there is another policy, which may judge a connection anew.
-    pub(super) async fn changed(&self) {
-        let mut follow = self.follow.borrow().clone();
-        if follow.changed().await.is_err() {
-            // The proxy stops; nothing will change any more.
-            std::future::pending().await
-        }
+    /// The changes from now on. Taken before a connection is judged, none is missed while it is made.
+    pub(super) fn changes(&self) -> Changes {
+        self.current();
+        Changes(self.follow.borrow().clone())
     }
 
     pub(super) fn protocol(&self) -> Protocol {
@@ -125,6 +122,19 @@ impl PortState {
         match compiled.authorizer.authorize(&caller, request) {
             Verdict::Allow { .. } => Ok(()),
             Verdict::Deny(denial) => Err(fault(&denial)),
+        }
+    }
+}
+
+/// Changes of a port's policy.
+pub(super) struct Changes(Follow<InboundPolicy>);
+
+impl Changes {
+    /// Completes when there is another policy, which may judge a connection anew.
+    pub(super) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The proxy stops; nothing will change any more.
+            std::future::pending().await
         }
     }
 }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use mesh_api::sys::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Arrival, policy::PortState};
+use super::{
+    Arrival,
+    policy::{Changes, PortState},
+};
 use crate::{
     carry::{self, End},
     fault::Fault,
@@ -37,12 +40,13 @@ pub(super) async fn carry<C>(worker: &Worker, client: C, arrival: &Arrival, stat
 where
     C: AsyncRead + AsyncWrite + Unpin + End,
 {
+    let changes = state.changes();
     if let Err(fault) = state.authorize(arrival, None) {
         return refuse(worker, &client, arrival, &fault);
     }
     // What it takes to connect is gone before anything is carried.
     match Box::pin(app.connect()).await {
-        Ok(server) => between(worker, client, server, arrival, state).await,
+        Ok(server) => between(worker, client, server, arrival, (state, changes)).await,
         Err(error) => refuse(worker, &client, arrival, &error.fault),
     }
 }
@@ -56,21 +60,27 @@ pub(super) async fn carry_on(
     arrival: &Arrival,
     state: &PortState,
 ) {
+    let changes = state.changes();
     if let Err(fault) = state.authorize(arrival, None) {
         return refuse(worker, &client, arrival, &fault);
     }
-    between(worker, client, Prefixed::new(first, server.0), arrival, state).await;
+    between(worker, client, Prefixed::new(first, server.0), arrival, (state, changes)).await;
 }
 
-async fn between<C, S>(worker: &Worker, client: C, server: S, arrival: &Arrival, state: &PortState)
-where
+async fn between<C, S>(
+    worker: &Worker,
+    client: C,
+    server: S,
+    arrival: &Arrival,
+    (state, mut changes): (&PortState, Changes),
+) where
     C: AsyncRead + AsyncWrite + Unpin + End,
     S: AsyncRead + AsyncWrite + Unpin + End,
 {
     arrival.edge(worker, "tcp").count_connection(&worker.telemetry);
     let judged = async {
         loop {
-            state.changed().await;
+            changes.next().await;
             if let Err(fault) = state.authorize(arrival, None) {
                 return fault;
             }
