@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     discovery::{Connection, Discovery, State},
+    phase::Phase,
     probe::Probes,
-    worker::Phase,
 };
 
 /// What the pages show.

@@ -28,9 +28,9 @@ use crate::{
     admin::ProxyAdmin,
     config::Config,
     discovery::{Client, Discovery},
+    phase::Phase,
     probe::Probes,
     telemetry::{Drains, Telemetry, spans},
-    worker::Phase,
 };
 
 /// How often histograms are condensed and the expiry of the certificate is told.

@@ -37,10 +37,11 @@ use crate::{
     fault::{Code, Fault},
     l4::{Prefixed, Wide, accept::Slots},
     l7::{body::Body, h1, h2, mux},
+    phase::Phase,
     sniff::{self, GRACE_INBOUND, SILENCE, Seen},
     telemetry::metrics::{Direction, Edge},
     upstream::{Upstream, dial::HandshakeMetrics},
-    worker::{Phase, Worker},
+    worker::Worker,
 };
 
 /// A handshake takes at most this long.

@@ -22,6 +22,7 @@
 //!     l4          accept, copy
 //!     telemetry   handles of metrics, spans
 //!     redirect    the rules that make connections pass through the proxy
+//!     phase       serving, or how far in stopping
 //!     probe       the application's health, asked in a kubelet's place
 //!  0  config      settings
 //!     fault       why the proxy itself answers
@@ -47,6 +48,7 @@ pub mod l4;
 pub mod l7;
 pub mod normal;
 pub mod outbound;
+pub mod phase;
 pub mod probe;
 pub mod redirect;
 pub mod routing;

@@ -21,10 +21,11 @@ use crate::{
     fault::{Code, Fault, is_grpc},
     l4::{Prefixed, rest},
     l7::{body::Body, h1, h2},
+    phase::Phase,
     sniff::{self, GRACE, SILENCE, SILENCE_OWN, Seen},
     telemetry::metrics::Direction,
     tunnel::Afterwards,
-    worker::{Phase, Worker},
+    worker::Worker,
 };
 
 /// The outbound side of one worker.

@@ -5,13 +5,13 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use ::metrics::{Counter, Gauge, Label};
 use mesh_api::{sys::Sys, tls::Keeper};
 use rand::{Rng as _, rngs::StdRng};
-use tokio::sync::watch;
 
 use crate::{
     carry::Transferred,
     config::Config,
     discovery::Discovery,
     l7::h1,
+    phase::{Phase, Phases, Reached},
     telemetry::{
         Telemetry,
         metrics::{Direction, RefusalMetrics},
@@ -19,17 +19,6 @@ use crate::{
     trace::Sampler,
     upstream::Dialer,
 };
-
-/// How far the proxy is in stopping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// It serves.
-    Serving,
-    /// Nothing new comes in; what is in flight ends. The application's own calls still go out.
-    DrainingInbound,
-    /// Nothing new goes out either.
-    DrainingAll,
-}
 
 /// One worker's things. Everything is for one thread, nothing is locked.
 pub struct Worker {
@@ -64,7 +53,7 @@ pub struct Worker {
     /// Tries that were repeated: the first got no answer, and doing it twice does no harm.
     pub retries_lost: Counter,
     carried: [Transferred; 2],
-    phase: watch::Receiver<Phase>,
+    phases: Rc<Phases>,
     random: RefCell<StdRng>,
 }
 
@@ -77,7 +66,7 @@ impl Worker {
         keeper: &Arc<Keeper>,
         discovery: &Discovery,
         telemetry: &Arc<Telemetry>,
-        phase: watch::Receiver<Phase>,
+        phases: Rc<Phases>,
     ) -> Rc<Self> {
         let dialer = |timeout| Dialer::new(sys, keeper, telemetry, timeout, config.outbound.max_pending);
         let gauge = |direction: Direction| {
@@ -103,7 +92,7 @@ impl Worker {
             retries: retries("unprocessed"),
             retries_lost: retries("connection-lost"),
             carried: [Direction::Inbound, Direction::Outbound].map(|direction| Transferred::new(telemetry, direction)),
-            phase,
+            phases,
             random: RefCell::new(sys.entropy.rng()),
         })
     }
@@ -128,12 +117,9 @@ impl Worker {
     }
 
     /// Completes when the proxy is at least in `phase`.
-    pub fn reached(&self, phase: Phase) -> impl Future<Output = ()> + use<> {
-        let mut phases = self.phase.clone();
-        async move {
-            // The sender is gone: the proxy has stopped.
-            let _ = phases.wait_for(|now| *now >= phase).await;
-        }
+    #[must_use]
+    pub fn reached(&self, phase: Phase) -> Reached {
+        self.phases.reached(phase)
     }
 }
 

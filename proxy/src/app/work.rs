@@ -17,8 +17,9 @@ use crate::{
     inbound::Inbound,
     l4::accept::{Slots, accept},
     outbound::Outbound,
+    phase::{Phase, Phases},
     telemetry::metrics::RefusalMetrics,
-    worker::{Phase, Worker},
+    worker::Worker,
 };
 
 /// A worker on a thread of its own.
@@ -58,7 +59,9 @@ pub(super) async fn here(ground: Ground) {
 
 async fn work(ground: Ground) -> anyhow::Result<()> {
     let Ground { sys, config, keeper, discovery, telemetry, phase, progress } = ground;
-    let worker = Worker::new(&sys, &config, &keeper, &discovery, &telemetry, phase);
+    let phases = Phases::new(&phase);
+    tokio::task::spawn_local(Rc::clone(&phases).follow(phase));
+    let worker = Worker::new(&sys, &config, &keeper, &discovery, &telemetry, phases);
     let share = |max: usize| Slots::new(max / usize::from(config.workers));
     let inbound = Side {
         worker: Rc::clone(&worker),
