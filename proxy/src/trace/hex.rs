@@ -26,6 +26,8 @@ pub(super) fn span_id(digits: &[u8]) -> Option<u64> {
     id.and_then(|id| u64::try_from(id).ok()).filter(|id| *id != 0)
 }
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
 /// Text under construction, on the stack.
 pub(super) struct Text {
     bytes: [u8; 80],
@@ -45,12 +47,16 @@ impl Text {
         self
     }
 
-    /// The lowest `digits` digits of `value`.
+    /// The lowest `digits` digits of `value`, 32 at most.
     pub(super) fn push_hex(&mut self, value: u128, digits: u32) -> &mut Self {
-        for at in (0..digits).rev() {
-            let digit = u8::try_from(value >> (4 * at) & 15).unwrap_or(0);
-            self.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+        let Some(place) = self.bytes.get_mut(self.len..self.len + digits as usize) else { return self };
+        // From the last byte of the number to its first, two digits each.
+        for (two, byte) in place.rchunks_mut(2).zip(value.to_le_bytes()) {
+            for (digit, value) in two.iter_mut().rev().zip([byte & 15, byte >> 4]) {
+                *digit = DIGITS[usize::from(value)];
+            }
         }
+        self.len += digits as usize;
         self
     }
 

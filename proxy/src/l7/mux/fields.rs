@@ -10,8 +10,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-/// Most fields of one head.
-const MAX_FIELDS: usize = 512;
+/// Most fields of one head: as many as a caller of HTTP/2 may send, whose list of 64 KiB counts 32 bytes more for each than it has
+/// (RFC 9113 section 6.5.2), and those of the mesh.
+const MAX_FIELDS: usize = 2048 + 64;
 
 /// Why a block is no head. The stream is reset; the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
