@@ -73,12 +73,12 @@ pub struct Trail {
 pub const MAX_PATH: usize = 1024;
 
 impl Account {
-    /// Begins now.
+    /// Of a request whose head was there at `start`.
     #[must_use]
-    pub fn begin(metrics: Rc<RequestMetrics>) -> Self {
+    pub fn begin(metrics: Rc<RequestMetrics>, start: Instant) -> Self {
         Self {
             metrics,
-            start: Instant::now(),
+            start,
             pick: None,
             trail: None,
             status: StatusCode::OK,

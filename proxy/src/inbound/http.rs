@@ -105,7 +105,7 @@ pub(super) async fn handle(context: Rc<Context>, request: Request<Body>) -> Resp
     let grpc = is_grpc(&parts.headers);
     let said = Said::read(&context, &parts);
     let asked = tunnel::asked(&parts, &mut body, &context.afterwards);
-    let account = Account { start, ..Account::begin(context.metrics(grpc, said.version)) };
+    let account = Account::begin(context.metrics(grpc, said.version), start);
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);
     let normal = match normal::normalise(&mut parts) {

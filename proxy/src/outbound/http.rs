@@ -119,7 +119,7 @@ fn refuse(
 ) -> Response<Tracked> {
     worker.outbound_refusals.record(&fault);
     let metrics = compiled.unrouted(worker, caller.protocol());
-    let account = Account { start, refused: Some(fault.code), ..Account::begin(metrics) };
+    let account = Account { refused: Some(fault.code), ..Account::begin(metrics, start) };
     Pending::new(account).respond(fault.response(caller.grpc, true, Body::Text), None)
 }
 
@@ -144,7 +144,7 @@ impl Waiting<'_> {
         self.over = true;
         let Attempt { worker, backend, forward, caller, start, .. } = self.attempt;
         let metrics = backend.metrics(worker, forward.rule.map(|rule| &rule.label), caller.protocol(), peer);
-        Account { start: *start, trail: self.trail.take(), ..Account::begin(metrics) }
+        Account { trail: self.trail.take(), ..Account::begin(metrics, *start) }
     }
 }
 
@@ -313,12 +313,15 @@ impl Attempt<'_> {
     }
 
     fn choose(&self, excluded: Option<SocketAddr>) -> Option<Pick<Upstream>> {
-        let now = Instant::now().into_std();
         let balancer = self.backend.balancer.borrow();
         match excluded {
-            None => balancer.pick(now),
-            // Where there is no other, the same one may have come back.
-            Some(excluded) => balancer.pick_excluding(excluded, now).or_else(|| balancer.pick(now)),
+            // The first try is made as the request comes: asking the clock again would cost more than the choice.
+            None => balancer.pick(self.start.into_std()),
+            Some(excluded) => {
+                let now = Instant::now().into_std();
+                // Where there is no other, the same one may have come back.
+                balancer.pick_excluding(excluded, now).or_else(|| balancer.pick(now))
+            }
         }
     }
 

@@ -55,8 +55,8 @@ pub(super) struct Pool {
 pub struct Ready {
     pool: Rc<Pool>,
     connection: Connection,
-    /// Since when it was kept, where it was.
-    kept: Option<Instant>,
+    /// For how long it was kept, where it was.
+    kept: Option<Duration>,
 }
 
 impl Ready {
@@ -66,12 +66,11 @@ impl Ready {
         // Only on a kept connection can the server close just when it is used (RFC 9112 section 9.3.1): once more then,
         // on a new one, but only what may be sent twice.
         let again = kept.is_some() && is_repeatable(&head.method, &body);
-        let begun = Instant::now();
         let sent = pool.send_on(connection, head, body).await;
-        if let (Err(error), Some(since)) = (&sent, kept)
+        if let (Err(error), Some(age)) = (&sent, kept)
             && error.retry() != Retry::Never
         {
-            pool.closed_after(begun.duration_since(since), begun);
+            pool.closed_after(age, Instant::now());
         }
         match sent {
             Err(error) if again && error.retry() != Retry::Never => {
@@ -115,7 +114,7 @@ impl Pool {
     /// twice gets one that was used a moment ago, or a new one.
     pub(super) async fn ready(self: &Rc<Self>, repeatable: bool) -> Result<Ready, SendError> {
         let (connection, kept) = match self.take(repeatable) {
-            Some((connection, since)) => (connection, Some(since)),
+            Some((connection, age)) => (connection, Some(age)),
             None => (self.connect().await?, None),
         };
         Ok(Ready { pool: Rc::clone(self), connection, kept })
@@ -143,7 +142,8 @@ impl Pool {
         Ok(response.await?.map(Body::H1))
     }
 
-    fn take(&self, repeatable: bool) -> Option<(Connection, Instant)> {
+    /// A connection, and for how long it was kept.
+    fn take(&self, repeatable: bool) -> Option<(Connection, Duration)> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
         while let Some((connection, since)) = idle.pop() {
@@ -156,7 +156,7 @@ impl Pool {
                 continue;
             }
             if repeatable || age < self.fresh(now) {
-                return Some((connection, since));
+                return Some((connection, age));
             }
             idle.push((connection, since));
             return None;
