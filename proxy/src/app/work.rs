@@ -9,7 +9,7 @@ use mesh_api::{
     model::Target,
     sys::{Listener, Stream},
 };
-use tokio::{sync::mpsc, task::LocalSet, time::timeout};
+use tokio::{runtime::LocalOptions, sync::mpsc, time::timeout};
 
 use super::{Ground, Progress};
 use crate::{
@@ -26,11 +26,9 @@ use crate::{
 pub(super) fn thread(ground: Ground) {
     let progress = ground.progress.clone();
     let unwinding = Unwinding(progress.clone());
-    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => {
-            let local = LocalSet::new();
-            local.block_on(&runtime, work(ground)).map_err(|error| format!("{error:#}"))
-        }
+    // Of one thread by itself: a `LocalSet` within an ordinary runtime is a second scheduler, which every wake-up passes.
+    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime.block_on(work(ground)).map_err(|error| format!("{error:#}")),
         Err(error) => Err(error.to_string()),
     };
     drop(unwinding);
