@@ -3,8 +3,9 @@
 CARGO ?= cargo
 ARGS ?=
 QUICK ?=
+SECONDS ?= 30
 
-.PHONY: help demo test e2e bench bench-control cluster-up cluster-down cluster-shell setup build release images docs fmt
+.PHONY: help demo test fuzz e2e bench bench-control cluster-up cluster-down cluster-shell setup build release images docs fmt
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +16,9 @@ demo: ## build and run a whole mesh on this machine (ARGS="--check" asserts what
 
 test: ## everything CI runs: installs what it needs, says at the end what it ran
 	scripts/test.sh
+
+fuzz: ## look for bytes that the codecs do not stand, guided by coverage (SECONDS=600 for each target, ARGS="h1_request")
+	SECONDS_EACH=$(SECONDS) scripts/fuzz.sh $(ARGS)
 
 e2e: ## the suite on a real Kubernetes (PROVIDER=processes|kind, KEEP=1, ARGS="NAME..." selects scenarios)
 	$(CARGO) build --quiet -p mesh-e2e --bins

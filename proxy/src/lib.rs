@@ -29,7 +29,7 @@
 //! ```
 //!
 //! Everything that carries traffic belongs to one worker thread and is neither `Send` nor locked; the control thread
-//! talks to workers over channels only.
+//! talks to workers over channels only. `fuzzing` is only there in tests and where it is fuzzed.
 
 pub mod admin;
 pub mod app;
@@ -43,6 +43,9 @@ pub mod detect;
 pub mod discovery;
 pub mod exchange;
 pub mod fault;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inbound;
 pub mod l4;
 pub mod l7;

@@ -257,6 +257,10 @@ fn put_host(headers: &mut HeaderMap, text: &str) -> Result<(), Refusal> {
 
 /// Leaves path and query in the URI, the path as `wire` says; does nothing where nothing is to do.
 fn drop_authority(parts: &mut Parts, wire: Option<String>) -> Result<(), Refusal> {
+    // HTTP/2 and absolute targets may come without a path. It is `/` (RFC 9110 section 4.2.3), and is so to `path`; who is sent
+    // the target as it came would read something else, or nothing.
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let wire = wire.or_else(|| target.starts_with('?').then(|| format!("/{target}")));
     let is_origin = parts.uri.scheme().is_none() && parts.uri.authority().is_none();
     if is_origin && wire.is_none() {
         return Ok(());
@@ -264,8 +268,9 @@ fn drop_authority(parts: &mut Parts, wire: Option<String>) -> Result<(), Refusal
     let target = match wire {
         Some(text) => PathAndQuery::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| Refusal::Target)?,
         None => match std::mem::take(&mut parts.uri).into_parts().path_and_query {
-            Some(target) => target,
-            None => PathAndQuery::from_static("/"),
+            // The empty one says that it is `/`, too.
+            Some(target) if target.as_str() != "/" => target,
+            _ => PathAndQuery::from_static("/"),
         },
     };
     parts.uri = Uri::from(target);

@@ -33,6 +33,21 @@ fn trailers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b11_a_target_without_a_path_is_a_slash_to_all_and_a_query_stays_as_it_is() {
+    let app = h2_app(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+        let target = request.uri().path_and_query().unwrap().as_str().to_owned();
+        respond.send_response(bare(200), false).unwrap().send_data(target.into(), true).unwrap();
+    })
+    .await;
+    let pair = pair(app).await;
+    let client = h2_client(pair.entry).await;
+    for (sent, seen) in [("?x=y", "/?x=y"), ("/a?b=\\c", "/a?b=\\c"), ("/a", "/a")] {
+        let answer = fetch(&client, request("GET", sent)).await.unwrap();
+        assert_eq!((answer.head.status.as_u16(), answer.body), (200, seen.as_bytes().to_vec()), "{sent}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g06_g07_c19_trailers_travel_both_ways_without_what_is_the_meshs_own() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);

@@ -175,9 +175,10 @@ fn server_name(content: &[u8]) -> Option<Option<Box<str>>> {
         return None;
     }
     let name = name.strip_suffix(b".").unwrap_or(name);
-    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let text = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && name.len() <= 253);
-    Some(text.filter(|text| text.as_bytes().iter().all(good)).map(|text| text.to_ascii_lowercase().into()))
+    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let labels = |name: &&[u8]| name.split(|b| *b == b'.').all(|label| !label.is_empty() && label.iter().all(good));
+    let name = Some(name).filter(|name| name.len() <= 253).filter(labels);
+    Some(name.and_then(|name| std::str::from_utf8(name).ok()).map(|name| name.to_ascii_lowercase().into()))
 }
 
 fn protocols(content: &[u8], hello: &mut ClientHello) -> Option<()> {

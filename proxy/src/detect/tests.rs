@@ -172,7 +172,7 @@ fn f28_protocols_tell_whose_it_is() {
 fn f29_server_names() {
     let name = |name: &[u8]| tls(&records(&message(&[name_extension(name)]), 9999)).unwrap().server_name;
     assert_eq!(name(b"A.b.").as_deref(), Some("a.b"));
-    for bad in [&b""[..], b"a\0b", b"a b", b"\xff", &[b'a'; 300]] {
+    for bad in [&b""[..], b".", b"a..", b".a", b"a..b", b"a\0b", b"a b", b"\xff", &[b'a'; 300]] {
         assert_eq!(name(bad), None, "{bad:?}");
     }
     assert_eq!(tls(&records(&message(&[]), 9999)).unwrap().server_name, None);

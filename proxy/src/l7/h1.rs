@@ -25,6 +25,8 @@ mod encode;
 mod error;
 mod fields;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod parse;
 mod pump;
 mod reason;

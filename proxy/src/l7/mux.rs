@@ -11,6 +11,8 @@ pub mod client;
 mod drive;
 pub mod fields;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod halves;
 mod ids;
 pub mod outgoing;

@@ -45,10 +45,21 @@ pub(super) struct Checked {
 
 /// Refuses bytes that no target may have.
 pub(super) fn check_bytes(target: &[u8]) -> Result<(), Refusal> {
-    match target.iter().find(|b| CLASSES[usize::from(**b)] == Class::Bad) {
-        None => Ok(()),
+    let path_len = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(path_len);
+    match path.iter().find(|b| CLASSES[usize::from(**b)] == Class::Bad) {
+        None => check_query(query),
         Some(b'#') => Err(Refusal::Fragment),
         Some(b'\\') => Err(Refusal::Separator),
+        Some(_) => Err(Refusal::Target),
+    }
+}
+
+/// A `\` splits no query.
+fn check_query(query: &[u8]) -> Result<(), Refusal> {
+    match query.iter().find(|b| CLASSES[usize::from(**b)] == Class::Bad && **b != b'\\') {
+        None => Ok(()),
+        Some(b'#') => Err(Refusal::Fragment),
         Some(_) => Err(Refusal::Target),
     }
 }
@@ -71,10 +82,7 @@ pub(super) fn check(path: &str, query: Option<&str>) -> Result<Checked, Refusal>
         after_slash = class == Class::Slash;
     }
     if let Some(query) = query {
-        // A `\` splits no query.
-        if let Some(b) = query.bytes().find(|b| CLASSES[usize::from(*b)] == Class::Bad && *b != b'\\') {
-            return Err(if b == b'#' { Refusal::Fragment } else { Refusal::Target });
-        }
+        check_query(query.as_bytes())?;
     }
     if plain { Ok(Checked::default()) } else { look_closer(path, query) }
 }

@@ -113,6 +113,9 @@ fn b10_fragments() {
     assert_eq!(check_raw_target(b"/a b"), Err(Refusal::Target));
     assert_eq!(check_raw_target(b"/a\xff"), Err(Refusal::Target));
     assert_eq!(check_raw_target(b"/a?b"), Ok(()));
+    // Where the first sidecar lets it pass, the second one does.
+    assert_eq!(check_raw_target(b"/a?b\\c"), Ok(()));
+    assert_eq!(check_raw_target(b"/a\\?b"), Err(Refusal::Separator));
 }
 
 #[test]
@@ -166,6 +169,26 @@ fn b20_absolute_form_is_origin_form() {
     let mut bare = get("http://app.ns.svc?y");
     assert_eq!(normalise(&mut bare).map(|_| bare.uri.to_string()), Ok("/?y".into()));
     assert_eq!(refused("ftp://app.ns.svc/x"), Refusal::Scheme);
+}
+
+#[test]
+fn an_empty_path_is_judged_and_sent_as_a_slash() {
+    // The last two are what HTTP/2 makes of the `:path` `?y` and `#x`, without and with an `:authority`.
+    let query: PathAndQuery = "?y".parse().unwrap();
+    let nothing: PathAndQuery = "#x".parse().unwrap();
+    let absolute = Uri::builder().scheme("http").authority("app.ns.svc").path_and_query(nothing).build().unwrap();
+    for (uri, sent) in [
+        ("http://app.ns.svc".parse().unwrap(), "/"),
+        ("http://app.ns.svc?y".parse().unwrap(), "/?y"),
+        (Uri::from(query), "/?y"),
+        (absolute, "/"),
+    ] {
+        let mut parts = get("/");
+        parts.uri = uri;
+        let normal = normalise(&mut parts).unwrap();
+        assert_eq!(parts.uri.path_and_query().map(PathAndQuery::as_str), Some(sent));
+        assert_eq!((parts.uri.path(), normal.view(&parts).path), ("/", Some("/")));
+    }
 }
 
 #[test]

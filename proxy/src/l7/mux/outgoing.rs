@@ -14,6 +14,9 @@ use super::{
     ids::IdMap,
 };
 
+#[cfg(any(test, fuzzing))]
+mod check;
+
 /// The most credit that there may be: what a peer gives beyond it is its mistake.
 pub const MAX_CREDIT: u32 = i32::MAX as u32;
 /// Bytes that are gathered for one write.

@@ -14,6 +14,8 @@ use super::{
     outgoing::{Outgoing, TooLarge},
 };
 
+#[cfg(any(test, fuzzing))]
+mod check;
 mod receive;
 mod stream;
 

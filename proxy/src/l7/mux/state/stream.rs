@@ -210,3 +210,25 @@ impl Stream {
         Some(due)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+impl Stream {
+    /// Bytes of its body that wait to be taken.
+    pub(super) fn unread(&self) -> usize {
+        self.first.iter().chain(&self.pieces).map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
+
+    /// Nothing of it is left but its halves.
+    pub(super) fn is_done(&self) -> bool {
+        self.over.is_some() || (self.ended && self.sent_end)
+    }
+
+    /// Panics where its books do not add up.
+    pub(super) fn check(&self) {
+        let window = u64::from(self.window) + u64::from(self.taken) + self.unread() as u64;
+        // Of what nobody will take, its sender is told nothing: it will run out of credit.
+        let kept = self.receive_gone || self.over.is_some();
+        assert!(kept || window == u64::from(self.size), "credit of a stream was lost, or made");
+        assert!(self.size <= LARGEST.max(self.window) && (!self.receive_gone || self.unread() == 0));
+    }
+}

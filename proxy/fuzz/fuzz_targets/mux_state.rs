@@ -1,0 +1,4 @@
+//! The state of a connection between sidecars, under libFuzzer. What must hold is said in `mesh_proxy::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_proxy::fuzzing::mux_state(data));
