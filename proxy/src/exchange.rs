@@ -1,4 +1,5 @@
-//! One request's account: from its head to its response's end, whatever ends it. Floor 5: imports `telemetry`, `l7`.
+//! One request's account: from its head to its response's end, whatever ends it. Floor 5: imports `telemetry`, `l7`,
+//! `balance`, `upstream`.
 //!
 //! The account travels inside the response's body. When the body ends, breaks or is dropped, the account is closed:
 //! metrics, the balancer's measurement, spans and the access line all come from this one place.
@@ -16,6 +17,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
+    balance::{self, Pick},
     fault::Code,
     l7::body::{Body, BodyError},
     normal::headers::{GRPC_STATUS, MESH_ERROR},
@@ -23,6 +25,7 @@ use crate::{
         metrics::{Direction, Outcome, RequestMetrics},
         spans::{Kind, Span, Value},
     },
+    upstream::Upstream,
 };
 
 /// What is measured of one request.
@@ -31,8 +34,8 @@ pub struct Account {
     pub metrics: Rc<RequestMetrics>,
     /// When its head was there.
     pub start: Instant,
-    /// Told how it ended, where an endpoint was tried.
-    pub pick: Option<Box<dyn Measure>>,
+    /// The choice of its endpoint, where one was tried: told how it went, and over when this is.
+    pub pick: Option<Pick<Upstream>>,
     /// For its span and access line; `None` where neither is wanted.
     pub trail: Option<Box<Trail>>,
     /// Its status, once there is a response.
@@ -43,13 +46,6 @@ pub struct Account {
     pub by_mesh: bool,
     /// Why the proxy answered, where it did.
     pub refused: Option<Code>,
-}
-
-/// Learns how a request to an endpoint went, and when it is over: then it is dropped. Dropped without a word, the request
-/// was given up.
-pub trait Measure {
-    /// The head of the response is there. What follows may take as long as it likes: that is no latency.
-    fn answered(&mut self, ok: bool);
 }
 
 /// What a span and an access line tell beyond the metrics.
@@ -207,7 +203,10 @@ impl Pending {
             account.grpc_failed = grpc_status.is_some_and(|status| status.as_bytes() != b"0");
             account.by_mesh = response.headers().contains_key(&MESH_ERROR);
             if let Some(pick) = account.pick.as_mut() {
-                pick.answered(!is_unreachable(response.status(), grpc_status));
+                // What follows the head may take as long as it likes: that is no latency.
+                let ok = !is_unreachable(response.status(), grpc_status);
+                let outcome = if ok { balance::Outcome::Answered } else { balance::Outcome::Failed };
+                pick.record(outcome, Instant::now().into_std());
             }
         }
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));

@@ -7,3 +7,5 @@ pub mod body;
 pub mod h1;
 pub mod h2;
 pub mod mux;
+
+pub(crate) use h1::give_back_map;

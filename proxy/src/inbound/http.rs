@@ -10,7 +10,7 @@ use super::{Arrival, policy::PortState};
 use crate::{
     exchange::{Account, Pending, Tracked},
     fault::{Code, Fault, is_grpc},
-    l7::body::Body,
+    l7::{body::Body, give_back_map},
     normal::{
         self,
         headers::{self, MESH_ORIG_PROTO, MESH_UPGRADE},
@@ -86,11 +86,12 @@ struct Said {
 }
 
 impl Said {
-    fn read(context: &Context, parts: &Parts) -> Self {
+    /// What is read is taken out where every request has it: so nothing of the mesh is left to be looked for afterwards.
+    fn take(context: &Context, parts: &mut Parts) -> Self {
         if !context.meshed {
             return Self { version: parts.version, upgrade: None };
         }
-        let http2 = parts.headers.get(&MESH_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
+        let http2 = parts.headers.remove(&MESH_ORIG_PROTO).is_some_and(|proto| proto.as_bytes() == b"h2");
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         // A peer that is known is not therefore trusted: it may not ask for what callers may not.
         let upgrade = parts.headers.get(&MESH_UPGRADE).filter(|_| parts.method == Method::GET);
@@ -103,7 +104,7 @@ pub(super) async fn handle(context: Rc<Context>, request: Request<Body>) -> Resp
     let start = Instant::now();
     let (mut parts, mut body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
-    let said = Said::read(&context, &parts);
+    let said = Said::take(&context, &mut parts);
     let asked = tunnel::asked(&parts, &mut body, &context.afterwards);
     let account = Account::begin(context.metrics(grpc, said.version), start);
     headers::strip_hop_by_hop(&mut parts.headers);
@@ -156,6 +157,7 @@ async fn forward(
         (None, None) => (body, None),
     };
     let mut response = send(context, &mut parts, body).await?;
+    give_back_map(parts.headers);
     let upgrade = response.headers().get(UPGRADE).cloned();
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_reserved(response.headers_mut());

@@ -37,7 +37,8 @@ mod timer;
 mod upgrade;
 
 pub use body::{Incoming, InterimSender};
-pub(in crate::l7) use buffer::{give_back_map, take_map};
+pub(crate) use buffer::give_back_map;
+pub(in crate::l7) use buffer::take_map;
 pub use client::{ClientConfig, ClientError, ClientErrorKind, Connection, Retry, send, send_parts, send_with_interim};
 pub use conn::{BodyLimits, Duplex};
 pub use error::BodyError;

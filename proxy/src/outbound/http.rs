@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use super::destination::{Backend, Compiled, Destination};
 use crate::{
     balance::{Outcome, Pick},
-    exchange::{Account, Measure, Pending, Tracked, Trail},
+    exchange::{Account, Pending, Tracked, Trail},
     fault::{Code, Fault, is_grpc},
-    l7::body::Body,
+    l7::{body::Body, give_back_map},
     normal::{
         self,
         headers::{self, MESH_ORIG_PROTO},
@@ -82,7 +82,7 @@ pub(super) async fn handle(
                 trail.peer = pick.endpoint().address.to_string();
             }
             let account = waiting.over(pick.payload().identity());
-            let account = Account { pick: Some(Box::new(Measured(pick))), ..account };
+            let account = Account { pick: Some(pick), ..account };
             Pending::new(account).respond(response, deadline)
         }
         Err(fault) => {
@@ -121,15 +121,6 @@ fn refuse(
     let metrics = compiled.unrouted(worker, caller.protocol());
     let account = Account { refused: Some(fault.code), ..Account::begin(metrics, start) };
     Pending::new(account).respond(fault.response(caller.grpc, true, Body::Text), None)
-}
-
-struct Measured(Pick<Upstream>);
-
-impl Measure for Measured {
-    fn answered(&mut self, ok: bool) {
-        let outcome = if ok { Outcome::Answered } else { Outcome::Failed };
-        self.0.record(outcome, Instant::now().into_std());
-    }
 }
 
 /// A request that has no response yet. Dropped like that, the caller gave it up: that is counted as well.
@@ -231,7 +222,10 @@ impl Attempt<'_> {
     async fn send(&self, mut parts: Parts, body: Body, asked: Option<&Asked>) -> Result<Answered, Fault> {
         let repeatable = is_repeatable(&parts.method, &body);
         let mut failed = match self.once(&mut parts, body, asked, None, repeatable).await {
-            Ok(answered) => return Ok(answered),
+            Ok(answered) => {
+                give_back_map(parts.headers);
+                return Ok(answered);
+            }
             Err(failed) => failed,
         };
         let mut first = true;

@@ -73,7 +73,7 @@ pub(in crate::l7) fn take_map(fields: usize) -> HeaderMap {
 }
 
 /// Stocks the memory of a header map that has been written.
-pub(in crate::l7) fn give_back_map(mut map: HeaderMap) {
+pub(crate) fn give_back_map(mut map: HeaderMap) {
     if map.capacity() > 0 && map.capacity() <= STOCK_MAP_MAX {
         map.clear();
         STOCK.with_borrow_mut(|stock| {
