@@ -5,7 +5,7 @@ ARGS ?=
 QUICK ?=
 SECONDS ?= 30
 
-.PHONY: help demo test fuzz e2e bench bench-control cluster-up cluster-down cluster-shell setup build release images docs fmt
+.PHONY: help demo test fuzz e2e bench bench-control cluster-up cluster-down cluster-shell setup build release images profile docs fmt
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ release: ## release build of the programs
 
 images: ## static programs and container images, without Docker (ARGS=--load imports them into the test cluster)
 	scripts/images.sh $(ARGS)
+
+profile: ## take the profile anew by which the proxy in the images is laid out, as root (about a quarter of an hour)
+	scripts/setup.sh --bench
+	scripts/profile.sh
 
 docs: ## write the generated reference pages anew
 	MESH_UPDATE_DOCS=1 $(CARGO) test --workspace --exclude mesh-e2e -q reference_

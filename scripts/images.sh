@@ -24,8 +24,9 @@ target=${CARGO_TARGET_DIR:-target}
 binaries=$target/$host/$profile
 out=$target/images
 
-# With --target the flag is for the programs alone, and not for what runs while they are built.
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" "$CARGO" build --quiet --profile "$profile" --target "$host" \
+# With --target the flags are for the programs alone, and not for what runs while they are built.
+flags=$(scripts/flags.sh "$target/profile-of-branches")
+RUSTFLAGS="${RUSTFLAGS:-} $flags" "$CARGO" build --quiet --profile "$profile" --target "$host" \
   -p mesh-proxy -p mesh-controller -p mesh-ca -p mesh-load --bins
 
 # What a workspace build made is as good, and there already.
